@@ -1,0 +1,80 @@
+"""mergekit_embed: the toolkit for merging text-embedding checkpoints.
+
+    import mergekit_embed
+    mergekit_embed.merge("recipe.yaml", "out/merged")
+
+Everything public is importable from here; what needs time to import is imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, open_checkpoint
+    from .engine import MergeResult, Plan, merge, plan
+    from .errors import (
+        CheckpointError,
+        MergekitEmbedError,
+        NonFiniteError,
+        OutputError,
+        OutputExistsError,
+        PlanError,
+        Problem,
+        RecipeError,
+        UsageError,
+    )
+    from .recipe import Recipe, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "open_checkpoint": "checkpoint",
+    "MergeResult": "engine",
+    "Plan": "engine",
+    "merge": "engine",
+    "plan": "engine",
+    "CheckpointError": "errors",
+    "MergekitEmbedError": "errors",
+    "NonFiniteError": "errors",
+    "OutputError": "errors",
+    "OutputExistsError": "errors",
+    "PlanError": "errors",
+    "Problem": "errors",
+    "RecipeError": "errors",
+    "UsageError": "errors",
+    "Recipe": "recipe",
+    "load": "recipe",
+}
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "MergeResult",
+    "MergekitEmbedError",
+    "NonFiniteError",
+    "OutputError",
+    "OutputExistsError",
+    "Plan",
+    "PlanError",
+    "Problem",
+    "Recipe",
+    "RecipeError",
+    "UsageError",
+    "load",
+    "merge",
+    "open_checkpoint",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

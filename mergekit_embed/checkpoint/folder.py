@@ -1,0 +1,97 @@
+"""A model folder opened for merging: its components, their tensors, and its shell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .shell import Fact, Module, describe, read_modules
+from .tensor import StoredTensor
+from .weights import has_weights, read_weights
+
+UNREADABLE = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".ckpt", ".npz")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A weight-bearing part of a model folder: the transformer, `2_Dense`, ...
+
+    `role` is the same in all members for the same part (its class and its number among those),
+    whatever folder it lies in; `path` is its folder, "" for the model's own.
+    """
+
+    role: str
+    path: str
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
+
+    def key(self, name: str) -> str:
+        """The name that users and filters see: `2_Dense/linear.weight`, or the bare name."""
+        return f"{self.path}/{name}" if self.path else name
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model, described by its headers and configuration files; no weight is read.
+
+    `label` is how the recipe names it; `modules` is empty for a folder without modules.json.
+    """
+
+    label: str
+    root: Path
+    components: Mapping[str, Component] = field(repr=False)
+    modules: tuple[Module, ...] = field(repr=False)
+    facts: Mapping[str, Fact] = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for c in self.components.values() for t in c.tensors.values())
+
+
+def open_checkpoint(root: Path, label: str | None = None) -> Checkpoint:
+    """Describe the model in a folder.
+
+    Raises:
+        CheckpointError: when it is not a model folder, or a file in it is broken or hostile.
+    """
+    if not root.is_dir():
+        raise CheckpointError(root, "is not a folder")
+    modules = read_modules(root)
+    folders = modules or (Module("Transformer", ""),)
+    components: dict[str, Component] = {}
+    counts: dict[str, int] = {}
+    seen: set[str] = set()
+    for module in folders:
+        counts[module.kind] = counts.get(module.kind, 0) + 1
+        folder = root / module.path
+        if module.path in seen or not has_weights(folder):
+            _refuse_unreadable(folder, root)
+            continue
+        seen.add(module.path)
+        number = counts[module.kind]
+        role = module.kind if number == 1 else f"{module.kind} {number}"
+        components[role] = Component(role, module.path, read_weights(folder))
+    if not components:
+        raise CheckpointError(root, _no_weights(root))
+    return Checkpoint(label or str(root), root, components, modules, describe(root, modules))
+
+
+def _refuse_unreadable(folder: Path, root: Path) -> None:
+    """A module that keeps weights in a format we do not read must not be passed over."""
+    if folder == root or not folder.is_dir():
+        return
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in UNREADABLE)
+    if found:
+        raise CheckpointError(folder, f"keeps its weights in {found[0]}, which cannot be merged")
+
+
+def _no_weights(root: Path) -> str:
+    inner = sorted(p.parent.name for p in root.glob("*/modules.json"))
+    inner += sorted(p.parent.name for p in root.glob("*/config.json") if has_weights(p.parent))
+    if inner:
+        return f"holds no weights itself; did you mean {', '.join(sorted(set(inner))[:4])} in it?"
+    if (root / "adapter_config.json").is_file():
+        return "is a PEFT adapter, not a whole model; fold it into its base first"
+    return "holds no weights (model.safetensors, an index with shards, or pytorch_model.bin)"

@@ -1,0 +1,291 @@
+"""The shell of a model: what surrounds the weights and decides what its embeddings mean.
+
+Pooling, normalisation, prompts, tokenizer, configuration: members that disagree on one of them
+cannot be averaged into something that means anything, whatever their weights are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .weights import inside, read_json
+
+ASPECTS = {
+    "pooling": "pools by",
+    "normalisation": "ends with",
+    "prompts": "has the prompts",
+    "other_modules": "has the modules",
+    "tokenizer": "has the tokenizer",
+    "config": "has the configuration",
+}
+"""What members must agree on, and the words that introduce what a member has."""
+
+OPTIONS = {aspect: f"`{aspect}: base`" for aspect in ASPECTS} | {
+    "tokenizer": "`tokenizer_source: base`"
+}
+"""What a recipe says to accept a disagreement."""
+
+COSMETIC_CONFIG = (
+    "_",
+    "architectures",
+    "attn_implementation",
+    "auto_map",
+    "cache_implementation",
+    "chunk_size_feed_forward",
+    "classifier_",
+    "deterministic_flash_attn",
+    "dtype",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_",
+    "is_encoder_decoder",
+    "label2id",
+    "output_",
+    "problem_type",
+    "reference_compile",
+    "repad_logits_with_grad",
+    "return_dict",
+    "sentence_transformers",
+    "task_specific_params",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "use_cache",
+    "vocab_size",  # follows from the embedding table, whose shape is checked
+)
+"""Beginnings of config.json keys that do not change what the model computes at inference."""
+
+POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One entry of modules.json: the class's own name, and the folder relative to the model's."""
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a model says on one aspect: a comparable value, words for people, and the file."""
+
+    value: Any
+    words: str
+    file: str
+
+
+def read_modules(root: Path) -> tuple[Module, ...]:
+    """The modules of a sentence-transformers folder, in order; empty for a bare transformer.
+
+    Raises:
+        CheckpointError: when modules.json is broken or names a folder outside the model's.
+    """
+    path = root / "modules.json"
+    if not path.is_file():
+        return ()
+    content = read_json(path)
+    entries = content if isinstance(content, list) else []
+    modules = []
+    for entry in sorted(entries, key=_module_index):
+        kind = str(entry.get("type", "")).rpartition(".")[2]
+        folder = entry.get("path", "")
+        inside(root, folder, path)
+        modules.append(Module(kind, folder))
+        if kind in {"Router", "Asym"}:
+            modules.extend(_routed(root, inside(root, folder, path)))
+    return tuple(modules)
+
+
+def _module_index(entry: Any) -> int:
+    index = entry.get("idx", 0) if isinstance(entry, dict) else 0
+    return index if isinstance(index, int) else 0
+
+
+def _routed(root: Path, folder: Path) -> list[Module]:
+    """The modules inside a Router, which lists them in a file of its own."""
+    config = folder / "router_config.json"
+    config = config if config.is_file() else folder / "config.json"
+    types = read_json(config).get("types", {}) if config.is_file() else {}
+    return [
+        Module(str(kind).rpartition(".")[2], str(inside(folder, path, config).relative_to(root)))
+        for path, kind in types.items()
+    ]
+
+
+def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
+    """What a model folder says on each aspect. Aspects on which it is silent are left out."""
+    facts: dict[str, Fact] = {}
+    if modules:
+        facts["pooling"] = _pooling(root, modules)
+        normalised = any(module.kind == "Normalize" for module in modules)
+        words = "a Normalize module" if normalised else "no Normalize module"
+        facts["normalisation"] = Fact(normalised, words, "modules.json")
+        facts["other_modules"] = _other_modules(root, modules)
+        facts["prompts"] = _prompts(root)
+    transformer = _transformer_folder(root, modules)
+    tokenizer = _tokenizer(root, transformer)
+    if tokenizer:
+        facts["tokenizer"] = tokenizer
+    config = transformer / "config.json"
+    if config.is_file():
+        value = read_json(config)
+        value = value if isinstance(value, dict) else {}
+        model_type = value.get("model_type", "unknown")
+        facts["config"] = Fact(
+            {k: v for k, v in value.items() if not _is_cosmetic(k)},
+            f"of a {model_type} model",
+            str(config.relative_to(root)),
+        )
+    return facts
+
+
+def _transformer_folder(root: Path, modules: Sequence[Module]) -> Path:
+    return root / modules[0].path if modules else root
+
+
+def _is_cosmetic(key: str) -> bool:
+    return key.startswith(COSMETIC_CONFIG) or "dropout" in key
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _pooling(root: Path, modules: Sequence[Module]) -> Fact:
+    found, file = [], "modules.json"
+    for module in modules:
+        if module.kind == "Pooling":
+            config = _optional_json(root / module.path / "config.json")
+            file = f"{module.path}/config.json"
+            found.append((_pooling_modes(config), bool(config.get("include_prompt", True))))
+    words = " then ".join(
+        "+".join("[CLS]" if mode == "cls" else mode for mode in modes)
+        + ("" if prompt else " without the prompt")
+        for modes, prompt in found
+    )
+    return Fact(tuple(found), words or "no Pooling module", file)
+
+
+def _pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    mode = config.get("pooling_mode")
+    if isinstance(mode, str):
+        return tuple(sorted(mode.split("+")))
+    if isinstance(mode, list | tuple):
+        return tuple(sorted(map(str, mode)))
+    return tuple(sorted(name for flag, name in POOLING_FLAGS.items() if config.get(flag)))
+
+
+def _prompts(root: Path) -> Fact:
+    file = "config_sentence_transformers.json"
+    config = _optional_json(root / file)
+    prompts = config.get("prompts")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    spoken = {name: text for name, text in sorted(prompts.items()) if text}
+    default = config.get("default_prompt_name")
+    default = default if default in spoken else None
+    words = json.dumps(spoken, ensure_ascii=False) + (f", {default} by default" if default else "")
+    return Fact((spoken, default), words, file)
+
+
+def _other_modules(root: Path, modules: Sequence[Module]) -> Fact:
+    """Every module between the transformer and the end that is not told of elsewhere."""
+    found = []
+    for module in modules[1:]:
+        if module.kind in {"Pooling", "Normalize"}:
+            continue
+        config = _optional_json(root / module.path / "config.json")
+        activation = str(config.pop("activation_function", "")).rpartition(".")[2]
+        found.append((module.kind, activation, config))
+    words = ", ".join(f"{kind}({activation})" for kind, activation, _ in found) or "none besides"
+    return Fact([(k, a, c) for k, a, c in found], words, "modules.json")
+
+
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+
+
+def _tokenizer(root: Path, transformer: Path) -> Fact | None:
+    """What turns text into token ids: the digest of every vocabulary file there is."""
+    value = {}
+    for name in VOCABULARY_FILES:
+        path = transformer / name if (transformer / name).is_file() else root / name
+        if path.is_file():
+            value[name] = _tokenizer_digest(path)
+    if not value:
+        return None
+    digest = next(iter(value.values()))
+    return Fact(value, f"{digest[:12]} (digest of {next(iter(value))})", next(iter(value)))
+
+
+def _tokenizer_digest(path: Path) -> str:
+    """SHA-256 of what matters in the file: truncation and padding are settings, not vocabulary."""
+    if path.name != "tokenizer.json":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    content = read_json(path)
+    if not isinstance(content, dict):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    model = content.get("model")
+    model = model if isinstance(model, dict) else {}
+    merges = model.get("merges")
+    pairs = [" ".join(m) if isinstance(m, list) else m for m in merges or []]
+    tokens = [
+        [t.get("id"), t.get("content")] for t in content.get("added_tokens") or [] if t is not None
+    ]
+    parts = [
+        model.get("type"),
+        model.get("vocab"),
+        pairs,
+        sorted(tokens, key=str),
+        content.get("normalizer"),
+        content.get("pre_tokenizer"),
+        content.get("post_processor"),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def same(left: Fact, right: Fact) -> bool:
+    """True when two models agree. Files or keys that only one of them has do not count.
+
+    Newer libraries write keys and files that older ones leave at their defaults.
+    """
+    if isinstance(left.value, dict) and isinstance(right.value, dict):
+        common = left.value.keys() & right.value.keys()
+        return all(left.value[key] == right.value[key] for key in common)
+    return bool(left.value == right.value)
+
+
+def difference(mine: Fact, theirs: Fact) -> tuple[str, str]:
+    """Words for what the two have, as specific as can be."""
+    if isinstance(mine.value, dict) and isinstance(theirs.value, dict):
+        common = sorted(mine.value.keys() & theirs.value.keys())
+        keys = [key for key in common if mine.value[key] != theirs.value[key]][:3]
+        if keys and "digest" not in mine.words:
+            left = ", ".join(f"{key}={mine.value[key]!r}" for key in keys)
+            right = ", ".join(f"{key}={theirs.value[key]!r}" for key in keys)
+            return left, right
+        if keys:
+            key = keys[0]
+            return f"{key} {mine.value[key][:12]}", f"{key} {theirs.value[key][:12]}"
+    return mine.words, theirs.words

@@ -1,0 +1,1 @@
+"""The commands. One thin module each: options in, a few lines over a function, words out."""

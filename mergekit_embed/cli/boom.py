@@ -1,0 +1,51 @@
+"""`boom`: the umbrella over all commands."""
+
+from __future__ import annotations
+
+import importlib
+
+import rich_click as click
+
+from .. import __version__
+from .console import run
+
+COMMANDS = {
+    "merge": "Merge models as recipes say.",
+    "schema": "Print the JSON Schema of recipes, for editors.",
+}
+"""Name and summary of each command; its module of the same name is imported when it is called."""
+
+
+class LazyGroup(click.RichGroup):
+    """A group whose commands are imported when they are used, so that `boom --help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of a user's way."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Shell completion: `eval \"$(_BOOM_COMPLETE=bash_source boom)\"` (or zsh, fish).",
+)
+@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@click.version_option(__version__, prog_name="boom")
+def boom() -> None:
+    """Merge text-embedding models.
+
+    Write a recipe, look at its plan with `boom merge --dry-run`, and merge.
+    """
+
+
+def main() -> None:
+    """Entry point of `boom`."""
+    run(boom)

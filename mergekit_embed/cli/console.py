@@ -1,0 +1,169 @@
+"""What the commands share: how they speak, how they fail, and how they show progress."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import MergekitEmbedError, ProblemsError
+
+if TYPE_CHECKING:
+    from ..engine import Progress
+
+
+def size_of(count: float) -> str:
+    """Bytes for people: "91 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit in {"B", "kB", "MB"} else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def duration_of(seconds: float) -> str:
+    """Seconds for people: "1.2 s", "3 min 5 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = None) -> None:
+    """Say what went wrong: on standard error, or as one JSON line on standard output."""
+    if as_json:
+        problems = error.problems if isinstance(error, ProblemsError) else ()
+        report: dict[str, Any] = {"status": "failed"}
+        if recipe is not None:
+            report["recipe"] = recipe
+        report |= {"error": str(error), "kind": type(error).__name__}
+        if problems:
+            report["problems"] = [{"where": p.where, "message": p.message} for p in problems]
+        click.echo(json.dumps(report))
+        return
+    if isinstance(error, ProblemsError):
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+        count = len(error.problems)
+        error_line = f"{count} problem{'s' if count > 1 else ''}; nothing was touched"
+        click.echo(click.style(error_line, fg="red", bold=True), err=True)
+        return
+    click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+
+
+def terminable() -> None:
+    """Let a polite kill clean up as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def run(command: click.Command) -> None:
+    """Run a command as a program; Ctrl-C ends it with a sentence and exit code 1."""
+    terminable()
+    try:
+        code = command.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: nothing was written", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+class Lines:
+    """Progress as plain lines, for logs: one every ten seconds."""
+
+    EVERY = 10.0
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._began = self._spoke = time.monotonic()
+        self._total = self._tensors = self._done = self._finished = 0
+
+    def start(self, total: int, tensors: int) -> None:
+        """See `Progress.start`."""
+        self._total, self._tensors = max(total, 1), tensors
+
+    def advance(self, size: int) -> None:
+        """See `Progress.advance`."""
+        self._done += size
+        now = time.monotonic()
+        if now - self._spoke >= self.EVERY:
+            self._spoke = now
+            rate = self._done / (now - self._began)
+            left = max(self._total - self._done, 0) / rate
+            self._say(
+                f"{100 * self._done / self._total:.0f} %, {self._finished} of {self._tensors} "
+                f"tensors, {size_of(rate)}/s, {duration_of(left)} left"
+            )
+
+    def finish_tensor(self, name: str) -> None:
+        """See `Progress.finish_tensor`."""
+        self._finished += 1
+
+
+class Bar:
+    """Progress as a bar on a terminal."""
+
+    def __init__(self, bar: Any):
+        self._bar = bar
+        self._task: Any = None
+        self._tensors = self._finished = 0
+
+    def start(self, total: int, tensors: int) -> None:
+        """See `Progress.start`."""
+        self._tensors = tensors
+        self._task = self._bar.add_task("merging", total=total, tensors=f"0/{tensors} tensors")
+
+    def advance(self, size: int) -> None:
+        """See `Progress.advance`."""
+        self._bar.advance(self._task, size)
+
+    def finish_tensor(self, name: str) -> None:
+        """See `Progress.finish_tensor`."""
+        self._finished += 1
+        self._bar.update(self._task, tensors=f"{self._finished}/{self._tensors} tensors")
+
+
+@contextmanager
+def shown_progress(*, quiet: bool) -> Iterator[Progress | None]:
+    """A bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error."""
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield Lines(lambda line: click.echo(line, err=True))
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[tensors]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield Bar(bar)

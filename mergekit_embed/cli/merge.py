@@ -1,0 +1,208 @@
+"""`boom-merge`: merge models as recipes say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from .. import __version__
+from ..errors import MergekitEmbedError, UsageError
+from .console import duration_of, failure, run, shown_progress, size_of
+
+if TYPE_CHECKING:
+    from ..engine import MergeResult, Plan
+
+HELP = """Merge text-embedding models as a RECIPE says, and write a model folder.
+
+The folder loads in sentence-transformers and transformers as the members do. A recipe is a YAML
+file; this one averages two fine-tunes of one base:
+
+```yaml
+merge_method: linear
+models:
+  - model: ./bert-legal
+  - model: ./bert-medical
+    parameters: {weight: 0.5}
+```
+
+Look before you leap with `--dry-run`. Several recipes are all checked before the first is run.
+"""
+
+EPILOG = """Exit codes: 0 done; 2 the recipe or the command line is wrong, nothing was touched; 1
+anything else, and the destination is as it was before. All keys of a recipe: docs/recipe.md."""
+
+
+@click.command(help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder to write. Default: the recipe's `output`, else `merged/<recipe name>`. With "
+    "several recipes, each gets a folder of its name in DIR.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a model that is there already, whole.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what would be done (members, bytes, files, memory, disk) and stop.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where to compute: `auto` (a CUDA device when there is one), `cpu`, `cuda`, `cuda:1`.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.version_option(__version__, prog_name="boom-merge")
+@click.pass_context
+def merge(
+    context: click.Context,
+    recipes: tuple[Path, ...],
+    output: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Check and plan every recipe, then run one after the other."""
+    try:
+        targets = _targets(recipes, output)
+        jobs = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
+        for recipe, planned in jobs:
+            if dry_run:
+                _show_plan(recipe, planned, as_json=as_json)
+                planned.check_disk()
+            else:
+                _merge_one(recipe, planned, device, as_json=as_json, quiet=quiet)
+    except MergekitEmbedError as error:
+        failure(error, as_json=as_json)
+        context.exit(error.exit_code)
+
+
+def _targets(recipes: tuple[Path, ...], output: Path | None) -> list[Path | None]:
+    """Where each recipe's model goes; None leaves it to the recipe."""
+    if len(recipes) == 1:
+        return [output]
+    names = [recipe.stem for recipe in recipes]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two recipes are called {name}; their models would share a folder")
+    return [output / name if output else None for name in names]
+
+
+def _planned(
+    recipes: tuple[Path, ...],
+    targets: list[Path | None],
+    *,
+    overwrite: bool,
+    as_json: bool,
+    context: click.Context,
+) -> list[tuple[Path, Plan]]:
+    """A plan for every recipe, or every recipe's errors."""
+    from ..recipe import load
+
+    planned: list[tuple[Path, Plan]] = []
+    failed: list[MergekitEmbedError] = []
+    for recipe, target in zip(recipes, targets, strict=True):
+        try:
+            loaded = load(recipe)
+            from ..engine import plan
+
+            planned.append((recipe, plan(loaded, target, overwrite=overwrite)))
+        except MergekitEmbedError as error:
+            failure(error, as_json=as_json, recipe=str(recipe))
+            failed.append(error)
+    if failed:
+        context.exit(max(error.exit_code for error in failed))
+    return planned
+
+
+def _merge_one(recipe: Path, planned: Plan, device: str, *, as_json: bool, quiet: bool) -> None:
+    from ..engine import execute
+
+    with shown_progress(quiet=quiet or as_json) as progress:
+        result = execute(planned, device=device, progress=progress)
+    if as_json:
+        click.echo(json.dumps({"status": "done", "recipe": str(recipe), **_as_dict(result)}))
+        return
+    if quiet:
+        return
+    for note in result.notes:
+        click.echo(click.style("note: ", fg="yellow") + note, err=True)
+    click.echo(_summary(result))
+
+
+def _summary(result: MergeResult) -> str:
+    times = result.bytes_read / max(result.bytes_in, 1)
+    read = f"{size_of(result.bytes_in)} read " + ("once" if times < 1.01 else f"{times:.1f} times")
+    model = "model" if result.members == 1 else "models"
+    return (
+        f"merged {result.members} {model} into {result.path}   {size_of(result.bytes_written)}, "
+        f"{duration_of(result.seconds)}, peak {size_of(result.peak_memory)}, {read}\n"
+        f'SentenceTransformer("{result.path}")'
+    )
+
+
+def _as_dict(result: MergeResult) -> dict[str, Any]:
+    return {
+        "output": str(result.path),
+        "members": result.members,
+        "seconds": round(result.seconds, 3),
+        "bytes_read": result.bytes_read,
+        "bytes_in": result.bytes_in,
+        "bytes_written": result.bytes_written,
+        "peak_memory": result.peak_memory,
+        "notes": list(result.notes),
+    }
+
+
+def _show_plan(recipe: Path, planned: Plan, *, as_json: bool) -> None:
+    merged = sum(job.parameters is not None for job in planned.jobs)
+    facts = {
+        "output": str(planned.output),
+        "method": planned.recipe.method.name,
+        "members": {model.label: model.nbytes for model in planned.members},
+        "base": planned.base.label if planned.base else None,
+        "files_from": planned.shell.label,
+        "tensors_merged": merged,
+        "tensors_copied": len(planned.jobs) - merged,
+        "bytes_in": planned.bytes_in,
+        "bytes_out": planned.bytes_out,
+        "files": {file.path: file.size for file in planned.files},
+        "peak_memory": planned.peak_memory,
+        "disk_needed": planned.bytes_out,
+        "disk_free": planned.disk_free,
+        "notes": list(planned.notes),
+    }
+    if as_json:
+        click.echo(json.dumps({"status": "planned", "recipe": str(recipe), **facts}))
+        return
+    rows = [
+        ("recipe", str(recipe)),
+        ("method", planned.recipe.method.name),
+        *(("member", f"{m.label}   {size_of(m.nbytes)}") for m in planned.members),
+        *([("base", f"{planned.base.label}   {size_of(planned.base.nbytes)}")] if planned.base else []),
+        ("other files", f"from {planned.shell.label}"),
+        ("tensors", f"{merged} merged, {len(planned.jobs) - merged} copied"),
+        ("reads", size_of(planned.bytes_in)),
+        *(("writes", f"{planned.output / f.path}   {size_of(f.size)}") for f in planned.files),
+        ("memory", f"at most {size_of(planned.peak_memory)}"),
+        ("disk", f"{size_of(planned.bytes_out)} needed, {size_of(planned.disk_free)} free"),
+        *(("note", note) for note in planned.notes),
+    ]
+    for name, value in rows:
+        click.echo(click.style(f"{name:>12}  ", bold=True) + value)
+
+
+def main() -> None:
+    """Entry point of `boom-merge`."""
+    run(merge)

@@ -1,0 +1,286 @@
+"""Where a merged model is written: beside the destination first, and in its place at the end.
+
+Everything goes into a hidden sibling folder, at planned offsets, is synced, and the folder is
+renamed. A destination therefore holds an old model, a new one, or nothing, and never a mixture.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..checkpoint.shell import read_modules
+from ..checkpoint.weights import has_weights
+from ..dtypes import FLOAT_NAMES, DType
+from ..errors import MergekitEmbedError, OutputError, OutputExistsError
+from ..kernels import Raw
+from .plan import Job, Plan
+
+LOCK = ".lock"
+
+OTHER_WEIGHTS = (
+    ".bin .ckpt .gguf .h5 .mlmodel .msgpack .npz .onnx .onnx_data .ot .pt .pth .safetensors .tflite"
+).split()
+"""Weights in whatever format are the members' own, and stale beside merged ones."""
+
+NOT_SHELL = {
+    ".cache",
+    ".git",
+    ".gitattributes",
+    ".gitignore",
+    "README.md",
+    "checkpoints",
+    "coreml",
+    "eval",
+    "onnx",
+    "openvino",
+    "optimizer.pt",
+    "runs",
+    "scheduler.pt",
+    "trainer_state.json",
+    "train_results.json",
+    "training_args.bin",
+}
+"""What tells of one member's making, or repeats its weights."""
+
+
+def check_destination(plan_output: Path, inputs: list[Checkpoint], overwrite: bool) -> None:
+    """Refuse a destination that is taken, or that is one of the models to be merged.
+
+    Raises:
+        OutputExistsError: saying what is there and what would replace it.
+    """
+    output = plan_output.absolute()
+    resolved = output.resolve()
+    for model in inputs:
+        root = model.root.resolve()
+        if resolved == root or root.is_relative_to(resolved):
+            raise OutputExistsError(
+                f"{plan_output}: holds {model.label}, one of the models to be merged; write the "
+                "result elsewhere with -o"
+            )
+    if not os.path.lexists(output):
+        return
+    if not output.is_dir():
+        raise OutputExistsError(f"{plan_output}: is a file; choose a folder with -o")
+    if not any(output.iterdir()):
+        return
+    if not _is_model(output):
+        raise OutputExistsError(
+            f"{plan_output}: holds files that are not a model, which are never replaced; choose "
+            "another folder with -o"
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"{plan_output}: holds a model already; pass --overwrite to replace it, or choose "
+            "another folder with -o"
+        )
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        modules = read_modules(folder)
+    except MergekitEmbedError:
+        modules = ()
+    return bool(modules) or (has_weights(folder) and (folder / "config.json").is_file())
+
+
+class Destination:
+    """The files of a model being written. As a context manager it leaves no half model behind."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        output = plan.output.absolute()
+        self._final = output.parent.resolve() / output.name if output.is_symlink() else output
+        self._partial = self._final.with_name(f".{self._final.name}.partial")
+        self._descriptors: list[int] = []
+        self._lock: int | None = None
+        self.bytes_written = 0
+
+    def __enter__(self) -> Destination:
+        try:
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            self._claim()
+            for file in self.plan.files:
+                self._create(self._partial / file.path, file.header, file.size)
+        except OSError as error:
+            self._discard()
+            raise _explained(self.plan.output, error) from error
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._discard()
+
+    def write(self, job: Job, start: int, raw: Raw) -> None:
+        """Store a job's elements from `start` on, at their planned place. Safe from any thread.
+
+        Raises:
+            OutputError: when the disk is full or fails.
+        """
+        view = memoryview(raw)
+        position = job.offset + start * job.dtype.itemsize
+        try:
+            while len(view):
+                wrote = os.pwrite(self._descriptors[job.file], view, position)
+                view, position = view[wrote:], position + wrote
+        except OSError as error:
+            raise _explained(self.plan.output, error) from error
+
+    def commit(self) -> None:
+        """Add every other file, sync all, and put the folder in its place.
+
+        Raises:
+            OutputError: when a file cannot be written or the folder not be renamed.
+        """
+        try:
+            for descriptor in self._descriptors:
+                os.fsync(descriptor)
+            for index in self.plan.indexes:
+                _write_json(self._partial / index.path, index.content)
+            copy_shell(self.plan.shell, self._partial, self.plan.recipe.dtype)
+            self._sync_folders()
+            self.bytes_written = sum(
+                p.stat().st_size for p in self._partial.rglob("*") if p.is_file()
+            )
+            self._swap()
+        except OSError as error:
+            raise _explained(self.plan.output, error) from error
+
+    def _claim(self) -> None:
+        """Make the partial folder ours: what a killed run left is cleared, a live one respected."""
+        self._partial.mkdir(exist_ok=True)
+        self._lock = os.open(self._partial / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
+            raise OutputError(f"{self.plan.output}: another merge is writing to it") from None
+        for entry in self._partial.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+
+    def _create(self, path: Path, header: bytes, size: int) -> None:
+        """A file of its final size, with its space reserved, so that a full disk shows at once."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._descriptors.append(descriptor)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+                raise
+            os.ftruncate(descriptor, size)
+        os.pwrite(descriptor, header, 0)
+
+    def _sync_folders(self) -> None:
+        for folder in [self._partial, *(p for p in self._partial.rglob("*") if p.is_dir())]:
+            _sync(folder)
+
+    def _swap(self) -> None:
+        """Rename into place; an older model is set aside first and removed when all is done."""
+        assert self._lock is not None
+        (self._partial / LOCK).unlink()
+        aside = self._final.with_name(f".{self._final.name}.replaced")
+        if aside.exists():
+            shutil.rmtree(aside)
+        replaced = self._final.exists()
+        if replaced:
+            self._final.rename(aside)
+        try:
+            self._partial.rename(self._final)
+        except OSError:
+            if replaced:
+                aside.rename(self._final)
+            raise
+        _sync(self._final.parent)
+        if replaced:
+            shutil.rmtree(aside)
+
+    def _discard(self) -> None:
+        """Close everything, and remove what was not committed."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        if self._lock is not None:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = None
+
+
+def _explained(output: Path, error: OSError) -> OutputError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return OutputError(f"{output}: the disk is full; free some space, or write elsewhere")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return OutputError(f"{output}: cannot be written ({error.strerror}); choose another with -o")
+    return OutputError(f"{output}: cannot be written: {error.strerror or error}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def copy_shell(shell: Checkpoint, target: Path, dtype: DType | None) -> None:
+    """Copy every file but the weights; config.json tells of a new stored type."""
+    for source in sorted(_shell_files(shell.root)):
+        copied = target / source.relative_to(shell.root)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        if source.name == "config.json" and dtype is not None and _names_dtype(shell, source):
+            _write_json(copied, _with_dtype(json.loads(source.read_bytes()), dtype))
+            continue
+        shutil.copyfile(source, copied)
+        _sync(copied)
+    for module in shell.modules:
+        (target / module.path).mkdir(parents=True, exist_ok=True)
+
+
+def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
+    found = []
+    for entry in (folder or root).iterdir():
+        if entry.name in NOT_SHELL or entry.name.startswith("checkpoint-"):
+            continue
+        if entry.is_dir():
+            found += _shell_files(root, entry)
+        elif entry.suffix not in OTHER_WEIGHTS and not entry.name.endswith(".index.json"):
+            found.append(entry)
+    return found
+
+
+def _names_dtype(shell: Checkpoint, config: Path) -> bool:
+    """True for the configuration of a transformer, which is where a stored type is told."""
+    folders = {shell.root / module.path for module in shell.modules if "ransformer" in module.kind}
+    return config.parent in (folders or {shell.root})
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: DType) -> dict[str, Any]:
+    name = next(name for name, known in FLOAT_NAMES.items() if known is dtype)
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    return {**config, **dict.fromkeys(keys, name)}

@@ -1,0 +1,166 @@
+"""Which tensors of the models belong together, and what keeps them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..checkpoint import Checkpoint, Component, Matcher, StoredTensor, is_derived_buffer
+from ..dtypes import Kind
+from ..errors import Problem
+from ..recipe import Recipe
+from ..recipe.values import Path as Place
+from .models import Models
+
+SHOWN = 4
+"""How many names of tensors an error lists."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A tensor of the shell and the same tensor of the other models.
+
+    `members` and `base` are None where the tensor is copied from the shell as it is.
+    """
+
+    component: Component
+    tensor: StoredTensor
+    members: tuple[StoredTensor, ...] | None
+    base: StoredTensor | None
+
+    @property
+    def name(self) -> str:
+        """The name that users and filters see."""
+        return self.component.key(self.tensor.name)
+
+
+def match_tensors(recipe: Recipe, models: Models) -> tuple[list[Match], list[Problem], list[str]]:
+    """Every tensor of the result, every problem of every model, and notes."""
+    needs_base = _needs_base(recipe)
+    involved = list(zip(models.places, models.members, strict=True))
+    if needs_base and models.base is not None:
+        involved.append((("base_model",), models.base))
+    views = [_View(model, models.shell, place) for place, model in involved]
+    matches = [
+        _match(component, tensor, views, needs_base)
+        for component in models.shell.components.values()
+        for tensor in component.tensors.values()
+    ]
+    matches = [m for m in matches if m is not None]
+    problems: list[Problem] = []
+    for view in views:
+        may_have_more = view.model is models.base and models.base is not models.shell
+        problems += view.problems(recipe, may_have_more)
+    return _kept(matches, recipe), _once(problems), _notes(matches)
+
+
+def _needs_base(recipe: Recipe) -> bool:
+    return recipe.base is not None and recipe.method.base in {"origin", "optional origin"}
+
+
+class _View:
+    """One model seen through the shell's names, and what does not fit."""
+
+    def __init__(self, model: Checkpoint, shell: Checkpoint, place: Place):
+        self.model, self.shell, self.place = model, shell, place
+        self.matchers = {r: Matcher(c.tensors) for r, c in model.components.items()}
+        self.found: set[tuple[str, str]] = set()
+        self.missing: list[str] = []
+        self.misfits: list[str] = []
+
+    def find(self, component: Component, tensor: StoredTensor) -> StoredTensor | None:
+        """Our tensor for one of the shell's; None when it is missing or does not fit."""
+        matcher = self.matchers.get(component.role)
+        name = matcher.find(tensor.name) if matcher else None
+        shown = component.key(tensor.name)
+        if name is None:
+            if not is_derived_buffer(tensor.name):
+                self.missing.append(shown)
+            return None
+        self.found.add((component.role, name))
+        mine = self.model.components[component.role].tensors[name]
+        if is_derived_buffer(tensor.name):
+            return mine if (mine.shape, mine.dtype) == (tensor.shape, tensor.dtype) else None
+        if mine.shape != tensor.shape:
+            theirs = f"{list(tensor.shape)} in {self.shell.label}"
+            self.misfits.append(f"{shown} has shape {list(mine.shape)}, {theirs}")
+            return None
+        if mine.dtype.kind is not tensor.dtype.kind:
+            self.misfits.append(f"{shown} is {mine.dtype}, {tensor.dtype} in {self.shell.label}")
+            return None
+        return mine
+
+    def extra(self) -> list[str]:
+        """Our tensors that the shell does not have, apart from buffers and tied copies."""
+        found = []
+        for role, component in self.model.components.items():
+            used = [component.tensors[name] for r, name in self.found if r == role]
+            places = {(tensor.file, tensor.offset) for tensor in used}
+            for name, tensor in component.tensors.items():
+                known = (role, name) in self.found or is_derived_buffer(name)
+                if not known and (tensor.file, tensor.offset) not in places:
+                    found.append(component.key(name))
+        return found
+
+    def problems(self, recipe: Recipe, may_have_more: bool) -> Iterable[Problem]:
+        """What does not fit, as far as the recipe does not accept it."""
+
+        def problem(message: str) -> Problem:
+            return recipe.source.problem(self.place, f"{self.model.label} {message}")
+
+        other = self.shell.label
+        if self.missing and not (recipe.copy_missing_tensors or recipe.drop_extra_tensors):
+            yield problem(
+                f"lacks {_listed(self.missing)}, which {other} has. Set `missing_tensors: copy` "
+                f"to take what is missing, unmerged, from {other}, or `extra_tensors: drop` to "
+                "leave it out"
+            )
+        extra = [] if may_have_more or recipe.drop_extra_tensors else self.extra()
+        if extra:
+            yield problem(
+                f"has {_listed(extra)}, which {other} lacks. Set `extra_tensors: drop` to leave "
+                "out what not all have"
+            )
+        for misfit in self.misfits[:SHOWN]:
+            yield problem(f"does not fit: {misfit}")
+        if len(self.misfits) > SHOWN:
+            yield problem(f"does not fit in {len(self.misfits) - SHOWN} more tensors")
+
+
+def _match(
+    component: Component, tensor: StoredTensor, views: list[_View], needs_base: bool
+) -> Match | None:
+    found = [view.find(component, tensor) for view in views]
+    whole = [mine for mine in found if mine is not None]
+    if len(whole) < len(found):
+        return Match(component, tensor, None, None)
+    base = whole.pop() if needs_base else None
+    return Match(component, tensor, tuple(whole), base)
+
+
+def _kept(matches: list[Match], recipe: Recipe) -> list[Match]:
+    """What goes into the result: with `extra_tensors: drop`, only what every model has."""
+    if not recipe.drop_extra_tensors or recipe.copy_missing_tensors:
+        return matches
+    return [m for m in matches if m.members is not None or is_derived_buffer(m.tensor.name)]
+
+
+def _listed(names: list[str]) -> str:
+    count = len(names)
+    more = f" and {count - SHOWN} more" if count > SHOWN else ""
+    return f"{count} tensor{'s' if count > 1 else ''} ({', '.join(names[:SHOWN])}{more})"
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))
+
+
+def _notes(matches: list[Match]) -> list[str]:
+    mixed = [
+        m.name
+        for m in matches
+        if m.members and m.tensor.dtype.kind is Kind.FLOAT and len({t.dtype for t in m.members}) > 1
+    ]
+    if not mixed:
+        return []
+    return [f"members store different float types, in {_listed(mixed)}; each is read as it is"]

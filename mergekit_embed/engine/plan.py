@@ -1,0 +1,138 @@
+"""The plan: every job, address and cost of a merge, from headers alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import Checkpoint, Shape, StoredTensor
+from ..dtypes import DType
+from ..errors import OutputError
+from ..kernels import BLOCK, cpu_chunk_blocks, cpu_workers
+from ..methods import Unit
+from ..recipe import Recipe
+
+TORCH_BYTES = 330 * 10**6
+"""Memory of a process that has imported torch and run a first operation, measured."""
+
+KEEP_BYTES = 48 * 2**20
+"""Stored bytes of one tensor of all members that a worker keeps between two passes over it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One tensor of the result.
+
+    Attributes:
+        name: as users see it, with the component's folder.
+        sources: the tensor in each member; in the shell alone for a copy.
+        origin: the tensor in the base, when deltas start there.
+        dtype: stored type of the result.
+        file: index into the plan's files; `offset`: of the first byte in it.
+        unit: what counts as one vector; `group` names the vector for layers and models.
+        parameters: of the method, resolved for this tensor; None: the tensor is copied, and
+            `sources` must all be equal.
+    """
+
+    name: str
+    sources: tuple[StoredTensor, ...]
+    origin: StoredTensor | None
+    dtype: DType
+    shape: Shape
+    file: int
+    offset: int
+    unit: Unit
+    group: str
+    parameters: Mapping[str, Any] | None
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return self.sources[0].count
+
+    @property
+    def bytes_in(self) -> int:
+        """Stored bytes of all sources."""
+        origin = self.origin.nbytes if self.origin else 0
+        return origin + sum(source.nbytes for source in self.sources)
+
+    @property
+    def bytes_out(self) -> int:
+        """Stored bytes of the result."""
+        return (self.count * self.dtype.bits + 7) // 8
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file to be written: its path in the model's folder, its header, its final size."""
+
+    path: str
+    header: bytes = field(repr=False)
+    size: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """The index of a sharded component: its path, and the content."""
+
+    path: str
+    content: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a merge will do.
+
+    `shell` is the model that every file but the weights comes from. `notes` are things the user
+    should know that are not errors.
+    """
+
+    recipe: Recipe
+    output: Path
+    members: tuple[Checkpoint, ...]
+    base: Checkpoint | None
+    shell: Checkpoint
+    jobs: tuple[Job, ...] = field(repr=False)
+    files: tuple[WeightFile, ...]
+    indexes: tuple[Index, ...] = field(repr=False)
+    notes: tuple[str, ...]
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of all inputs, each counted once."""
+        return sum(job.bytes_in for job in self.jobs)
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of all weight files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def disk_free(self) -> int:
+        """Free bytes where the output goes."""
+        folder = self.output.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    @property
+    def peak_memory(self) -> int:
+        """An upper estimate of the resident bytes of a run on the CPU."""
+        vectors = max((len(job.sources) + 1 for job in self.jobs), default=1)
+        chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
+        return TORCH_BYTES + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
+
+    def check_disk(self) -> None:
+        """Refuse a plan that the disk cannot hold.
+
+        Raises:
+            OutputError: when the output needs more than is free.
+        """
+        if self.bytes_out > self.disk_free:
+            raise OutputError(
+                f"{self.output}: needs {self.bytes_out / 1e9:.2f} GB on a disk with "
+                f"{self.disk_free / 1e9:.2f} GB free; free some, or write elsewhere with -o"
+            )

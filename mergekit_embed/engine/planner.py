@@ -1,0 +1,233 @@
+"""From a recipe and the headers of its models to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import Component, Shape, is_derived_buffer, layout, places
+from ..checkpoint.weights import INDEX, SINGLE
+from ..dtypes import DType, Kind
+from ..errors import PlanError, Problem
+from ..methods import Gram, Unit
+from ..methods.notes import collected_notes
+from ..recipe import Recipe
+from .matching import Match, match_tensors
+from .models import disagreements, open_models, remarks
+from .plan import Index, Job, Plan, WeightFile
+
+
+def make_plan(recipe: Recipe, output: Path) -> Plan:
+    """Plan a merge without reading a weight or writing a byte.
+
+    Raises:
+        RecipeError: when a model is not there.
+        CheckpointError: when a model's files are broken.
+        PlanError: with everything that keeps the models from being merged as the recipe says.
+    """
+    models = open_models(recipe)
+    problems = disagreements(recipe, models)
+    matches, misfits, notes = match_tensors(recipe, models)
+    problems += misfits
+    problems += [_opaque(recipe, match) for match in matches if _is_opaque(match)]
+    wanted, wrong = _resolve(recipe, matches)
+    problems += wrong
+    if problems:
+        raise PlanError(problems)
+    files, indexes, addresses = _place(recipe, matches)
+    jobs = [
+        _job(recipe, match, want, address)
+        for match, want, address in zip(matches, wanted, addresses, strict=True)
+    ]
+    return Plan(
+        recipe=recipe,
+        output=output,
+        members=models.members,
+        base=models.base,
+        shell=models.shell,
+        jobs=tuple(jobs),
+        files=files,
+        indexes=indexes,
+        notes=(*remarks(models), *notes),
+    )
+
+
+def _is_opaque(match: Match) -> bool:
+    tensors = (match.tensor, *(match.members or ()))
+    return any(tensor.dtype.kind is Kind.OPAQUE for tensor in tensors)
+
+
+def _opaque(recipe: Recipe, match: Match) -> Problem:
+    tensors = (match.tensor, *(match.members or ()))
+    dtype = next(tensor.dtype for tensor in tensors if tensor.dtype.kind is Kind.OPAQUE)
+    return recipe.source.problem(
+        ("models",),
+        f"{match.name} is stored as {dtype}, which cannot be merged; use the unquantised model",
+    )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be done with one tensor. No parameters: it is copied."""
+
+    group: str
+    unit: Unit
+    parameters: Mapping[str, Any] | None
+
+
+def _resolve(recipe: Recipe, matches: Sequence[Match]) -> tuple[list[_Wanted], list[Problem]]:
+    """Resolve the parameters of every tensor, and rehearse the method with them.
+
+    A method that refuses its parameters (weights that cancel, say) does so here, before anything
+    is read, because the rehearsal asks it for coefficients on an identity Gram matrix.
+    """
+    located = places(match.name for match in matches)
+    problems: dict[str, Problem] = {}
+    rehearsed: set[str] = set()
+    wanted = []
+    for match in matches:
+        place = located[match.name]
+        if not _is_merged(match):
+            wanted.append(_Wanted(place.group, "tensor", None))
+            continue
+        parameters = recipe.values_for(match.name, place.depth)
+        unit = recipe.method.unit_of(parameters) or recipe.granularity
+        wanted.append(_Wanted(place.group, unit, parameters))  # type: ignore[arg-type]
+        seen = repr(sorted((name, str(value)) for name, value in parameters.items()))
+        if seen in rehearsed:
+            continue
+        rehearsed.add(seen)
+        wrong = _rehearse(recipe, parameters)
+        if wrong and wrong not in problems:
+            where = "" if len(rehearsed) == 1 else f" (for {match.name})"
+            problems[wrong] = recipe.source.problem(_guilty(recipe), f"{wrong}{where}")
+    return wanted, list(problems.values())
+
+
+def _guilty(recipe: Recipe) -> tuple[str, ...]:
+    return ("parameters",) if recipe.parameters else ("models",)
+
+
+def _rehearse(recipe: Recipe, parameters: Mapping[str, Any]) -> str | None:
+    method = recipe.method
+    arguments = method.arguments(parameters)
+    try:
+        if method.family == "mixture":
+            count = len(recipe.members)
+            absolute = np.ones(count) if method.absolute and method.absolute(**arguments) else None
+            with collected_notes():
+                method.function(Gram(np.eye(count), absolute), **arguments)
+        else:
+            method.function(**arguments)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _is_merged(match: Match) -> bool:
+    return (
+        match.members is not None
+        and match.tensor.dtype.kind is Kind.FLOAT
+        and not is_derived_buffer(match.tensor.name)
+    )
+
+
+@dataclass(frozen=True)
+class _Address:
+    file: int
+    offset: int
+
+
+def _stored_dtype(recipe: Recipe, match: Match) -> DType:
+    cast = recipe.dtype is not None and match.tensor.dtype.kind is Kind.FLOAT
+    return recipe.dtype if cast and recipe.dtype else match.tensor.dtype
+
+
+def _place(
+    recipe: Recipe, matches: Sequence[Match]
+) -> tuple[tuple[WeightFile, ...], tuple[Index, ...], list[_Address]]:
+    """Give every tensor of the result its file and its offset in it."""
+    files: list[WeightFile] = []
+    indexes: list[Index] = []
+    addresses: dict[str, _Address] = {}
+    components = {match.component.path: match.component for match in matches}
+    for path, component in components.items():
+        own = [match for match in matches if match.component.path == path]
+        shapes = {m.tensor.name: (_stored_dtype(recipe, m), m.tensor.shape) for m in own}
+        limit = recipe.max_shard_size if _may_be_sharded(component) else None
+        shards = _shards(shapes, limit)
+        names = _file_names(len(shards))
+        for name, shard in zip(names, shards, strict=True):
+            header, offsets, size = layout({tensor: shapes[tensor] for tensor in shard})
+            for tensor, offset in offsets.items():
+                addresses[component.key(tensor)] = _Address(len(files), offset)
+            files.append(WeightFile(component.key(name), header, size))
+        if len(shards) > 1:
+            indexes.append(Index(component.key(INDEX), _index(shards, names, shapes)))
+    return tuple(files), tuple(indexes), [addresses[match.name] for match in matches]
+
+
+Shapes = Mapping[str, tuple[DType, Shape]]
+
+
+def _nbytes(dtype: DType, shape: Shape) -> int:
+    return (int(np.prod(shape, dtype=np.int64)) * dtype.bits + 7) // 8
+
+
+def _may_be_sharded(component: Component) -> bool:
+    """Only transformers are loaded through an index; Dense and its kin want one file."""
+    return "ransformer" in component.role
+
+
+def _shards(shapes: Shapes, limit: int | None) -> list[list[str]]:
+    """Fill files in the order of the names' appearance; a tensor over the limit gets its own."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, (dtype, shape) in shapes.items():
+        size = _nbytes(dtype, shape)
+        if limit is not None and shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _file_names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE]
+    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+
+
+def _index(shards: Sequence[Sequence[str]], names: Sequence[str], shapes: Shapes) -> dict[str, Any]:
+    weight_map = {
+        tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard
+    }
+    total = sum(_nbytes(dtype, shape) for dtype, shape in shapes.values())
+    return {
+        "metadata": {"total_size": total},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+
+
+def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address) -> Job:
+    merged = wanted.parameters is not None
+    buffer = is_derived_buffer(match.tensor.name)
+    compared = match.members if match.members and not buffer else (match.tensor,)
+    component: Component = match.component
+    return Job(
+        name=match.name,
+        sources=match.members if merged and match.members else compared,
+        origin=match.base if merged else None,
+        dtype=_stored_dtype(recipe, match),
+        shape=match.tensor.shape,
+        file=address.file,
+        offset=address.offset,
+        unit=wanted.unit,
+        group="model" if wanted.unit == "model" else f"{component.path}/{wanted.group}",
+        parameters=wanted.parameters,
+    )

@@ -1,0 +1,160 @@
+"""The hot loops, behind one interface.
+
+A backend sees vectors of stored elements (a chunk of one tensor of one member) and nothing of
+files, plans or methods. Every backend gives the same bytes, because all of them keep these rules:
+
+- elements are widened to float64, and every operation is a single IEEE operation in float64;
+- terms are added in the order of the vectors;
+- a long sum is cut into blocks of `BLOCK` elements from the start of the vector; a block is
+  padded with zeros to a power of two and halved (first half plus second half) until one number is
+  left; the blocks' sums are added first to last;
+- the result is rounded to float32, and from there to a narrower type, to nearest even.
+
+So neither the size of the chunks nor the number of threads nor the device shows in the result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dtypes import DType
+
+BLOCK = 65536
+"""Elements of a block of a long sum; chunks of a tensor begin at multiples of it."""
+
+CPU_BLOCKS = 4
+"""Blocks of one vector handled at once on a CPU: 2 MB of float64, which stays in its caches."""
+
+CPU_LIVE_BLOCKS = 64
+"""Blocks of all vectors together on a CPU; with many members, chunks get smaller."""
+
+DIGIT_BITS = 16
+"""Bits of a magnitude that one histogram tells apart."""
+
+Vector = Any
+"""Stored elements where the backend wants them; opaque to everybody else."""
+
+Raw = NDArray[np.uint8]
+Doubles = NDArray[np.float64]
+
+
+class Moments(NamedTuple):
+    """Sums over vectors: `products` (..., K, K) of all pairs, `absolutes` (..., K) or None."""
+
+    products: Doubles
+    absolutes: Doubles | None
+
+
+class Layout(NamedTuple):
+    """How a chunk divides into vectors: C-ordered (outer, length, inner), summed over length."""
+
+    length: int
+    inner: int = 1
+
+
+class Output(NamedTuple):
+    """Merged elements as stored bytes, and whether all of them are finite."""
+
+    raw: Raw
+    finite: bool
+
+
+class Kernels(Protocol):
+    """What a backend does. Vectors of one call have the same number of elements n."""
+
+    name: str
+    workers: int
+    """How many threads may call the backend at the same time with profit."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """Settings of the library underneath that hold while jobs run, and are then undone."""
+
+    def chunk_blocks(self, vectors: int) -> int:
+        """How many blocks of how many vectors are worth handling at once."""
+
+    def load(self, raw: Raw, dtype: DType) -> Vector:
+        """Stored bytes as a vector; the bytes must not change while the vector is used."""
+
+    def block_moments(
+        self, vectors: Sequence[Vector], origin: Vector | None, absolute: bool
+    ) -> Moments:
+        """Moments of `x_k - o` for every block of `BLOCK` elements: leading shape (blocks,)."""
+
+    def vector_moments(
+        self, vectors: Sequence[Vector], origin: Vector | None, layout: Layout, absolute: bool
+    ) -> Moments:
+        """Moments of `x_k - o` for every vector of at most `BLOCK` elements: (outer, inner)."""
+
+    def mixture(
+        self, vectors: Sequence[Vector], coefficients: Doubles, layout: Layout, dtype: DType
+    ) -> Output:
+        """`sum_v c_v x_v`, with coefficients of shape (outer or 1, inner or 1, V).
+
+        A zero whose terms are all negative zeros is a negative zero.
+        """
+
+    def histogram(
+        self, vector: Vector, origin: Vector, prefix: int, shift: int
+    ) -> NDArray[np.int64]:
+        """Counts of the `DIGIT_BITS` bits above `shift` in `|x - o|` as a float64 bit pattern.
+
+        Only elements whose bits above those equal `prefix` count.
+        """
+
+    def magnitudes(self, vector: Vector, origin: Vector, prefix: int, shift: int) -> Doubles:
+        """The values `|x - o|` whose bit patterns, shifted right by `shift`, equal `prefix`."""
+
+    def kept_sums(
+        self, vectors: Sequence[Vector], origin: Vector, thresholds: Doubles
+    ) -> Doubles:
+        """For every block, the sums of `|x_k - o|`, of all and of those kept: (blocks, K, 2)."""
+
+    def consensus(
+        self,
+        vectors: Sequence[Vector],
+        origin: Vector,
+        thresholds: Doubles,
+        factors: Doubles,
+        weight: Doubles,
+        normalize: bool,
+        scale: float,
+        dtype: DType,
+    ) -> Output:
+        """Sign consensus of the kept elements, as METHODS defines it, added to the origin.
+
+        Element i of member k is kept when `|x_ki - o_i| >= thresholds[k]`, and multiplied by
+        `factors[k]`. Where nothing is left the origin's element comes back as it is.
+        `finite` also tells of the inputs, since an element that is not kept does not show.
+        """
+
+    def is_finite(self, vector: Vector) -> bool:
+        """True when no element is infinite or not a number."""
+
+
+def cpu_chunk_blocks(vectors: int) -> int:
+    """`Kernels.chunk_blocks` on a CPU."""
+    return max(1, min(CPU_BLOCKS, CPU_LIVE_BLOCKS // max(vectors, 1)))
+
+
+def cpu_workers() -> int:
+    """`Kernels.workers` on a CPU: one for every core that this process may use, up to 8."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, min(len(os.sched_getaffinity(0)), 8))
+    return max(1, min(os.cpu_count() or 1, 8))
+
+
+def open_kernels(device: str = "auto") -> Kernels:
+    """The backend for a device: "auto" (a CUDA device when there is one), "cpu", "cuda", "cuda:1".
+
+    Raises:
+        UsageError: when there is no such device.
+    """
+    from .torch_backend import TorchKernels, choose_device
+
+    return TorchKernels(choose_device(device))

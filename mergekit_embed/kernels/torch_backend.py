@@ -1,0 +1,241 @@
+"""The kernels in PyTorch, on the CPU or on one CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..dtypes import DType
+from ..errors import UsageError
+from . import (
+    BLOCK,
+    DIGIT_BITS,
+    Doubles,
+    Layout,
+    Moments,
+    Output,
+    Raw,
+    cpu_chunk_blocks,
+    cpu_workers,
+)
+
+TORCH_TYPES = {
+    DType.F64: torch.float64,
+    DType.F32: torch.float32,
+    DType.F16: torch.float16,
+    DType.BF16: torch.bfloat16,
+}
+
+CUDA_BLOCKS = 256
+"""Blocks of one vector handled at once on a CUDA device: 128 MB of float64."""
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UsageError: when it is none of these or is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UsageError(f"{wanted!r} is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"{wanted!r} cannot compute in float64; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"there is no {wanted} here ({torch.cuda.device_count()} CUDA devices)")
+    return device
+
+
+class TorchKernels:
+    """See `Kernels`. Vectors are one-dimensional tensors of the stored type on the device."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.name = f"torch on {device}"
+        self.workers = 1 if device.type == "cuda" else cpu_workers()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """See `Kernels.session`: the workers are the threads, so an operation starts none."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if self.device.type == "cpu" else threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def chunk_blocks(self, vectors: int) -> int:
+        """See `Kernels.chunk_blocks`."""
+        if self.device.type == "cuda":
+            return CUDA_BLOCKS
+        return cpu_chunk_blocks(vectors)
+
+    def load(self, raw: Raw, dtype: DType) -> Tensor:
+        """See `Kernels.load`."""
+        # Torch has no unsigned wide types to view through, and NumPy no bfloat16.
+        stored = torch.from_numpy(raw).view(TORCH_TYPES[dtype])
+        return stored.to(self.device)
+
+    def block_moments(
+        self, vectors: Sequence[Tensor], origin: Tensor | None, absolute: bool
+    ) -> Moments:
+        """See `Kernels.block_moments`."""
+        deltas = self._deltas(vectors, origin)
+        count = deltas.shape[1]
+        whole = count // BLOCK * BLOCK
+        parts = []
+        if whole:
+            blocks = deltas[:, :whole].reshape(len(vectors), -1, BLOCK, 1)
+            parts.append(_moments(blocks, absolute))
+        if count > whole:
+            parts.append(_moments(deltas[:, whole:].reshape(len(vectors), 1, -1, 1), absolute))
+        products = np.concatenate([part.products for part in parts])[:, 0]
+        if not absolute:
+            return Moments(products, None)
+        return Moments(products, np.concatenate([p.absolutes for p in parts])[:, 0])  # type: ignore[misc]
+
+    def vector_moments(
+        self, vectors: Sequence[Tensor], origin: Tensor | None, layout: Layout, absolute: bool
+    ) -> Moments:
+        """See `Kernels.vector_moments`."""
+        deltas = self._deltas(vectors, origin)
+        shaped = deltas.reshape(len(vectors), -1, layout.length, layout.inner)
+        return _moments(shaped, absolute)
+
+    def mixture(
+        self, vectors: Sequence[Tensor], coefficients: Doubles, layout: Layout, dtype: DType
+    ) -> Output:
+        """See `Kernels.mixture`."""
+        factors = torch.from_numpy(np.ascontiguousarray(np.moveaxis(coefficients, -1, 0)))
+        factors = factors[:, :, None, :].to(self.device)  # (V, outer, 1, inner)
+        total: Tensor | None = None
+        for vector, factor in zip(vectors, factors, strict=True):
+            term = vector.double().reshape(-1, layout.length, layout.inner) * factor
+            total = term if total is None else total.add_(term)
+        assert total is not None
+        merged = total.reshape(-1)
+        zero = (merged == 0).nonzero().squeeze(1)
+        if len(zero):
+            negative = torch.stack([vector[zero].signbit() for vector in vectors]).all(dim=0)
+            merged[zero] = torch.where(negative, -0.0, 0.0).to(merged.dtype)
+        return self._output(merged, dtype, True)
+
+    def histogram(
+        self, vector: Tensor, origin: Tensor, prefix: int, shift: int
+    ) -> NDArray[np.int64]:
+        """See `Kernels.histogram`."""
+        bits = self._magnitude_bits(vector, origin) >> shift
+        if shift + DIGIT_BITS < 64:
+            bits = bits[bits >> DIGIT_BITS == prefix]
+        digits = bits & (2**DIGIT_BITS - 1)
+        counts: NDArray[np.int64] = torch.bincount(digits, minlength=2**DIGIT_BITS).cpu().numpy()
+        return counts
+
+    def magnitudes(self, vector: Tensor, origin: Tensor, prefix: int, shift: int) -> Doubles:
+        """See `Kernels.magnitudes`."""
+        bits = self._magnitude_bits(vector, origin)
+        chosen: Doubles = bits[bits >> shift == prefix].view(torch.float64).cpu().numpy()
+        return chosen
+
+    def kept_sums(self, vectors: Sequence[Tensor], origin: Tensor, thresholds: Doubles) -> Doubles:
+        """See `Kernels.kept_sums`."""
+        sizes = self._deltas(vectors, origin).abs_()
+        limits = torch.from_numpy(thresholds).to(self.device)[:, None]
+        kept = torch.where(sizes >= limits, sizes, 0.0)
+        both = torch.stack([sizes, kept], dim=2)  # (K, n, 2)
+        whole = both.shape[1] // BLOCK * BLOCK
+        parts = [both[:, :whole].reshape(len(vectors), -1, BLOCK, 2)] if whole else []
+        if both.shape[1] > whole:
+            parts.append(both[:, whole:].reshape(len(vectors), 1, -1, 2))
+        sums = torch.cat([_halved(part) for part in parts], dim=1)  # (K, blocks, 2)
+        result: Doubles = sums.transpose(0, 1).cpu().numpy()
+        return result
+
+    def consensus(
+        self,
+        vectors: Sequence[Tensor],
+        origin: Tensor,
+        thresholds: Doubles,
+        factors: Doubles,
+        weight: Doubles,
+        normalize: bool,
+        scale: float,
+        dtype: DType,
+    ) -> Output:
+        """See `Kernels.consensus`."""
+        base = origin.double()
+        finite = True
+        terms = []
+        for vector, limit, factor, share in zip(vectors, thresholds, factors, weight, strict=True):
+            delta = vector.double() - base
+            finite = finite and bool(delta.isfinite().all())
+            kept = torch.where(delta.abs() >= limit, delta, 0.0)
+            terms.append((kept if factor == 1.0 else kept * factor) * share)
+        election = terms[0].clone()
+        for term in terms[1:]:
+            election += term
+        elected = torch.where(election >= 0, 1.0, -1.0)
+        total, divisor = torch.zeros_like(base), torch.zeros_like(base)
+        for term, share in zip(terms, weight, strict=True):
+            agrees = term.sign() == elected
+            total += torch.where(agrees, term, 0.0)
+            divisor += torch.where(agrees, float(share), 0.0)
+        if normalize:
+            total /= torch.where(divisor == 0, 1.0, divisor)
+        merged = torch.where(total == 0, base, base + scale * total)
+        return self._output(merged, dtype, finite)
+
+    def is_finite(self, vector: Tensor) -> bool:
+        """See `Kernels.is_finite`."""
+        return bool(vector.isfinite().all())
+
+    def _deltas(self, vectors: Sequence[Tensor], origin: Tensor | None) -> Tensor:
+        """`x_k - o` in float64, shape (K, n)."""
+        deltas = torch.stack([vector.double() for vector in vectors])
+        return deltas if origin is None else deltas.sub_(origin.double())
+
+    def _magnitude_bits(self, vector: Tensor, origin: Tensor) -> Tensor:
+        """Bit patterns of `|x - o|` as int64; non-negative floats sort like their bit patterns."""
+        return vector.double().sub_(origin.double()).abs_().view(torch.int64)
+
+    def _output(self, merged: Tensor, dtype: DType, finite: bool) -> Output:
+        rounded = merged if dtype is DType.F64 else merged.float()
+        stored = rounded.to(TORCH_TYPES[dtype])
+        finite = finite and bool(stored.isfinite().all())
+        return Output(stored.cpu().view(torch.uint8).numpy(), finite)
+
+
+def _moments(deltas: Tensor, absolute: bool) -> Moments:
+    """Moments of vectors (K, outer, length, inner): products (outer, inner, K, K)."""
+    count, outer, _, inner = deltas.shape
+    products = torch.empty((outer, inner, count, count), dtype=torch.float64)
+    for first in range(count):
+        sums = _halved(deltas[first:] * deltas[first])  # (K - first, outer, inner)
+        row = sums.permute(1, 2, 0).cpu()
+        products[:, :, first, first:] = row
+        products[:, :, first:, first] = row
+    if not absolute:
+        return Moments(products.numpy(), None)
+    return Moments(products.numpy(), _halved(deltas.abs()).permute(1, 2, 0).cpu().numpy())
+
+
+def _halved(terms: Tensor) -> Tensor:
+    """Sum over the last dimension but one: padded to a power of two and halved to one number."""
+    while (length := terms.shape[-2]) > 1:
+        half = 1 << (length - 1).bit_length() - 1
+        upper = terms[..., half:, :]
+        if length == 2 * half:
+            terms = terms[..., :half, :] + upper
+        else:
+            lower = terms[..., :half, :].clone()
+            lower[..., : length - half, :] += upper
+            terms = lower
+    return terms.squeeze(-2)

@@ -1,0 +1,57 @@
+"""The algebra of merging: what each method computes, free of files and devices."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from functools import cache
+
+from . import delta_guided, karcher, linear, model_stock, multislerp, slerp, ties
+from .consensus import Consensus
+from .gram import Coefficients, Gram, normalised
+from .notes import MergeWarning, note
+from .registry import (
+    GRANULARITIES,
+    Method,
+    Param,
+    Parameter,
+    Unit,
+    Weights,
+    consensus,
+    mixture,
+    registered,
+)
+
+ENTRY_POINTS = "mergekit_embed.methods"
+
+
+@cache
+def _load_entry_points() -> None:
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        entry_point.load()
+
+
+def available() -> Mapping[str, Method]:
+    """Every method by name: the built-in ones and those of installed packages."""
+    _load_entry_points()
+    return registered()
+
+
+__all__ = [
+    "GRANULARITIES",
+    "Coefficients",
+    "Consensus",
+    "Gram",
+    "MergeWarning",
+    "Method",
+    "Param",
+    "Parameter",
+    "Unit",
+    "Weights",
+    "available",
+    "consensus",
+    "mixture",
+    "normalised",
+    "note",
+    "registered",
+]

@@ -1,0 +1,264 @@
+"""From a YAML file or a dict to a validated `Recipe`, with every error of the file in one go."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..dtypes import FLOAT_NAMES
+from ..errors import Problem, RecipeError
+from ..methods import Method, Parameter, available
+from . import source, values
+from .model import Member, Recipe
+from .source import Source
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from .schema import RecipeFile
+
+MERGEKIT_HINTS = {"int8_mask"}
+"""Parameters of mergekit that only tune its memory: accepted, without effect on the result."""
+
+
+def load(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
+    """Validate a recipe given as a file, a mapping, or already done.
+
+    Raises:
+        RecipeError: with every problem of the recipe.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return validate(Source(dict(recipe), None, "recipe"))
+    return validate(source.read(Path(recipe)))
+
+
+def validate(origin: Source) -> Recipe:
+    """Turn parsed YAML into a `Recipe`.
+
+    Raises:
+        RecipeError: with every problem, in the order of the file.
+    """
+    problems: list[Problem] = []
+    parsed, shape_problems = _parse(origin)
+    problems.extend(shape_problems)
+    method = _method(origin, problems)
+    given = _parameter_values(origin, method, problems)
+    if method is not None:
+        problems.extend(_unsuited(origin, method))
+    if problems or parsed is None or method is None:
+        raise RecipeError(sorted(set(problems), key=_file_order))
+    return _build(origin, parsed, method, given)
+
+
+def _file_order(problem: Problem) -> tuple[str, int, int, str]:
+    name, _, position = problem.where.partition(".y")
+    numbers = [int(part) for part in position.split(":")[1:] if part.isdigit()]
+    line, column = (numbers + [0, 0])[:2]
+    return name, line, column, problem.message
+
+
+def _parse(origin: Source) -> tuple[RecipeFile | None, list[Problem]]:
+    from pydantic import ValidationError
+
+    from .schema import RecipeFile
+
+    try:
+        return RecipeFile.model_validate(origin.data), []
+    except ValidationError as error:
+        return None, [_shape_problem(origin, detail) for detail in error.errors()]
+
+
+def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
+    path: values.Path = tuple(detail["loc"])
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        from .schema import ModelEntry, RecipeFile
+
+        known = ModelEntry.model_fields if len(path) > 1 else RecipeFile.model_fields
+        return origin.problem(path, unknown("key", str(path[-1]), known), key=True)
+    if kind == "missing":
+        return origin.problem(path, "is required and not there")
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "literal_error":
+        message = f"must be {detail['ctx']['expected']}, not {detail['input']!r}"
+    elif kind == "too_short":
+        message = "must list at least one model"
+    return origin.problem(path, message[0].lower() + message[1:])
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not known, with the nearest that is."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    suggestion = f', did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known))}"
+    return f"unknown {what}{suggestion}"
+
+
+def _method(origin: Source, problems: list[Problem]) -> Method | None:
+    name = origin.data.get("merge_method")
+    if not isinstance(name, str):
+        return None
+    methods = available()
+    if name not in methods:
+        message = f'"{name}": {unknown("merge method", name, methods)}'
+        problems.append(origin.problem(("merge_method",), message))
+        return None
+    return methods[name]
+
+
+Given = dict[values.Path, dict[str, values.Value]]
+"""The parameters of each place that has some: ("parameters",) or ("models", 1, "parameters")."""
+
+
+def _parameter_values(origin: Source, method: Method | None, problems: list[Problem]) -> Given:
+    """Check every parameter against the method; without a method only the shape of the values."""
+    places: list[values.Path] = [("parameters",)]
+    models = origin.data.get("models")
+    count = len(models) if isinstance(models, list) else 0
+    places += [("models", index, "parameters") for index in range(count)]
+    found: Given = {}
+    for place in places:
+        raw = _at(origin.data, place)
+        if not isinstance(raw, dict):
+            continue
+        found[place] = {}
+        for name in raw:
+            value = _parameter(origin, method, (*place, str(name)), raw[name], problems)
+            if value is not None and name not in MERGEKIT_HINTS:
+                found[place][str(name)] = value
+    return found
+
+
+def _parameter(
+    origin: Source, method: Method | None, path: values.Path, raw: Any, problems: list[Problem]
+) -> values.Value | None:
+    def report(where: values.Path, message: str, *, key: bool = False) -> None:
+        problems.append(origin.problem(where, message, key=key))
+
+    name = str(path[-1])
+    if method is not None and name not in method.parameters and name not in MERGEKIT_HINTS:
+        report(path, unknown("key", name, method.parameters), key=True)
+        return None
+    value = values.parse(raw, path, report)
+    if method is None or value is None or name in MERGEKIT_HINTS:
+        return value
+    parameter = method.parameters[name]
+    if path[0] == "models" and not parameter.per_member:
+        report(path, f"is one for the whole merge; move it to the top-level {spelled(name)}", key=True)
+        return None
+    for scalar in value.scalars():
+        wrong = parameter.check(scalar)
+        if wrong:
+            report(path, wrong)
+            return None
+    return value
+
+
+def spelled(name: str) -> str:
+    """Where a parameter of the whole merge belongs."""
+    return f"`parameters: {{{name}: ...}}`"
+
+
+def _at(node: Any, path: values.Path) -> Any:
+    for part in path:
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return node
+
+
+def _unsuited(origin: Source, method: Method) -> list[Problem]:
+    """What the method asks of the recipe as a whole: a base, a number of members, a value."""
+    data = origin.data
+    problems = []
+    base = data.get("base_model")
+    if method.base == "origin" and not base:
+        message = f"{method.name} works on deltas and needs a base: the models' common start"
+        problems.append(origin.problem(("base_model",), message))
+    granularity = data.get("granularity", "tensor")
+    if isinstance(granularity, str) and granularity not in method.units:
+        message = f"{method.name} knows {', '.join(method.units)}, not {granularity}"
+        problems.append(origin.problem(("granularity",), message))
+    models = data.get("models")
+    if isinstance(models, list) and all(isinstance(m, dict) and "model" in m for m in models):
+        count = len(_members(method, [str(m["model"]) for m in models], base))
+        problems.extend(_miscounted(origin, method, count))
+    problems.extend(_unset(origin, method))
+    return problems
+
+
+def _members(method: Method, models: list[str], base: str | None) -> list[int | None]:
+    """Which of the listed models are members; None stands for a base that is not listed."""
+    listed: list[int | None] = list(range(len(models)))
+    if base is None or method.base == "files":
+        return listed
+    others: list[int | None] = [i for i, model in enumerate(models) if model != base]
+    if method.base != "first member":
+        return others
+    start = models.index(base) if base in models else None
+    return [start, *others]
+
+
+def _miscounted(origin: Source, method: Method, count: int) -> list[Problem]:
+    if method.exactly is not None and count != method.exactly:
+        wanted = f"exactly {method.exactly} model{'s' if method.exactly > 1 else ''}"
+    elif count < method.at_least:
+        wanted = f"at least {method.at_least} model{'s' if method.at_least > 1 else ''}"
+    else:
+        return []
+    beside = " beside the base" if method.base.endswith("origin") and origin.data.get("base_model") else ""
+    return [origin.problem(("models",), f"{method.name} merges {wanted}{beside}, not {count}")]
+
+
+def _unset(origin: Source, method: Method) -> list[Problem]:
+    given = _at(origin.data, ("parameters",))
+    return [
+        origin.problem(("parameters",), f"{method.name} needs {spelled(parameter.name)}: {parameter.help}")
+        for parameter in method.parameters.values()
+        if _required(parameter) and not (isinstance(given, dict) and parameter.name in given)
+    ]
+
+
+def _required(parameter: Parameter) -> bool:
+    from ..methods.registry import REQUIRED
+
+    return parameter.default is REQUIRED
+
+
+def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> Recipe:
+    from .schema import parse_size
+
+    names = [entry.model for entry in parsed.models]
+    members = tuple(
+        Member(
+            reference=str(parsed.base_model) if index is None else names[index],
+            parameters=given.get(("models", index, "parameters"), {}) if index is not None else {},
+            place=("base_model",) if index is None else ("models", index),
+        )
+        for index in _members(method, names, parsed.base_model)
+    )
+    stored = parsed.out_dtype or parsed.dtype
+    same = ("pooling", "normalisation", "prompts", "other_modules", "config")
+    accepted = {name for name in same if getattr(parsed, name) == "base"}
+    if parsed.tokenizer_source == "base":
+        accepted.add("tokenizer")
+    return Recipe(
+        name=origin.file.stem if origin.file else "recipe",
+        source=origin,
+        method=method,
+        members=members,
+        base=parsed.base_model,
+        parameters=given.get(("parameters",), {}),
+        granularity=parsed.granularity,
+        output=parsed.output,
+        dtype=FLOAT_NAMES[stored] if stored else None,
+        accepted=frozenset(accepted),
+        drop_extra_tensors=parsed.extra_tensors == "drop",
+        copy_missing_tensors=parsed.missing_tensors == "copy",
+        allow_non_finite=parsed.allow_non_finite,
+        max_shard_size=parse_size(parsed.max_shard_size),
+    )

@@ -1,0 +1,134 @@
+"""What the keys of a recipe file are, and which values they take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Same = Literal["same", "base"]
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of "5GB", "500MB", "2GiB" or a plain number.
+
+    Raises:
+        ValueError: when it is none of these, or under 1 byte.
+    """
+    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+    spelled = str(text).strip().lower()
+    unit = next((u for u in sorted(units, key=len, reverse=True) if spelled.endswith(u)), "")
+    number = spelled.removesuffix(unit).strip() if unit else spelled
+    try:
+        size = int(float(number) * units.get(unit, 1))
+    except (ValueError, OverflowError):
+        raise ValueError(f'must be a size such as "5GB" or "500MB", not {text!r}') from None
+    if size < 1:
+        raise ValueError(f"must be at least 1 byte, not {text!r}")
+    return size
+
+
+class ModelEntry(BaseModel):
+    """One member of the merge."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = Field(
+        min_length=1,
+        description="a folder, or a Hub id with an optional `@revision`; a relative folder counts "
+        "from the recipe's own folder, then from the working directory",
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of this member, such as `weight`"
+    )
+
+
+class RecipeFile(BaseModel):
+    """A recipe: which models to merge, and how."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    merge_method: str = Field(description="the name of the method (docs/methods.md)")
+    models: Annotated[list[ModelEntry], Field(min_length=1)] = Field(
+        description="the members; the base may be listed too, as mergekit's recipes do"
+    )
+    base_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the common initial checkpoint of the members; tokenizer, configuration and "
+        "all other files come from it, or else from the first member",
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="parameters of the method, or of all members alike"
+    )
+    output: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the folder to write, counted from the working directory; "
+        "`merged/<recipe name>` by default",
+    )
+    dtype: str | None = Field(
+        default=None,
+        description="stored type of the result where `out_dtype` says nothing (float32, float16, "
+        "bfloat16, float64); arithmetic is in float64 whatever it says",
+    )
+    out_dtype: str | None = Field(
+        default=None,
+        description="stored type of the result; by default that of the base or the first member",
+    )
+    granularity: Literal["tensor", "layer", "model", "row", "element"] = Field(
+        default="tensor",
+        description="what counts as one vector when lengths and angles are measured",
+    )
+    tokenizer_source: Literal["base"] | None = Field(
+        default=None,
+        description="`base`: accept members whose tokenizer files differ while the vocabulary is "
+        "the same, and take the base's (or first member's)",
+    )
+    pooling: Same = Field(
+        default="same", description="`base`: accept members that pool differently"
+    )
+    normalisation: Same = Field(
+        default="same", description="`base`: accept members that normalise differently"
+    )
+    prompts: Same = Field(
+        default="same", description="`base`: accept members with other prompts"
+    )
+    other_modules: Same = Field(
+        default="same",
+        description="`base`: accept members whose other modules (Dense, ...) are configured "
+        "differently",
+    )
+    config: Same = Field(
+        default="same", description="`base`: accept members whose config.json differs"
+    )
+    extra_tensors: Literal["error", "drop"] = Field(
+        default="error",
+        description="`drop`: leave out tensors that only some members have",
+    )
+    missing_tensors: Literal["error", "copy"] = Field(
+        default="error",
+        description="`copy`: take a tensor that some member lacks, unmerged, from the model that "
+        "the other files come from",
+    )
+    allow_non_finite: bool = Field(
+        default=False, description="let not-a-number and infinity through instead of stopping"
+    )
+    max_shard_size: str | int = Field(
+        default="5GB", description="largest weight file; larger models are sharded"
+    )
+
+    @field_validator("dtype", "out_dtype")
+    @classmethod
+    def _known_dtype(cls, name: str | None) -> str | None:
+        from ..dtypes import FLOAT_NAMES
+
+        if name is not None and name not in FLOAT_NAMES:
+            raise ValueError(f"must be one of {', '.join(FLOAT_NAMES)}, not {name!r}")
+        return name
+
+    @field_validator("max_shard_size")
+    @classmethod
+    def _known_size(cls, size: str | int) -> str | int:
+        parse_size(size)
+        return size

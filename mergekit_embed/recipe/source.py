@@ -1,0 +1,102 @@
+"""A recipe file as parsed YAML that still knows the line and column of everything in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Problem, RecipeError
+from . import values
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a recipe came from: its data, its file (None: a dict in Python), and its positions."""
+
+    data: Any
+    file: Path | None
+    shown: str
+
+    def where(self, path: values.Path, *, key: bool = False) -> str:
+        """`recipe.yaml:12:7` for the value at `path`, or for its key.
+
+        A path that leads nowhere gives the position of the last part that exists.
+        """
+        if self.file is None:
+            return self.shown
+        line, column = 0, 0
+        node = self.data
+        for index, part in enumerate(path):
+            position = _position(node, part, key=key and index == len(path) - 1)
+            if position is None:
+                break
+            line, column = position
+            node = node[part]
+        return f"{self.shown}:{line + 1}:{column + 1}"
+
+    def problem(self, path: values.Path, message: str, *, key: bool = False) -> Problem:
+        """A problem at `path`, with the path spelled before the message."""
+        spelled = spell(path)
+        return Problem(self.where(path, key=key), f"{spelled}: {message}" if spelled else message)
+
+
+def spell(path: values.Path) -> str:
+    """`models[1].parameters.weight` for a path."""
+    spelled = ""
+    for part in path:
+        spelled += f"[{part}]" if isinstance(part, int) else f".{part}" if spelled else part
+    return spelled
+
+
+def _position(node: Any, part: str | int, *, key: bool) -> tuple[int, int] | None:
+    places = getattr(node, "lc", None)
+    try:
+        if places is None:
+            return None
+        if isinstance(part, int):
+            found = places.item(part)
+        else:
+            found = places.key(part) if key else places.value(part)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return (found[0], found[1]) if found else None
+
+
+def read(path: Path) -> Source:
+    """Parse a recipe file.
+
+    Raises:
+        RecipeError: when it cannot be read, is not YAML, or is not a mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    shown = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError([Problem(shown, _reason(path, error))]) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError([Problem(shown, "is not a text file in UTF-8")]) from error
+    try:
+        data = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{shown}:{mark.line + 1}:{mark.column + 1}" if mark else shown
+        message = " ".join(str(error.problem or error.context).split())
+        raise RecipeError([Problem(where, f"is not valid YAML: {message}")]) from error
+    except (YAMLError, RecursionError, ValueError) as error:
+        raise RecipeError([Problem(shown, f"is not valid YAML: {error}")]) from error
+    if not isinstance(data, dict):
+        raise RecipeError([Problem(shown, "must hold `merge_method:` and `models:`")])
+    return Source(data, path, shown)
+
+
+def _reason(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        return "there is no such recipe" + (f"; beside it: {', '.join(near[:8])}" if near else "")
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; a recipe is a YAML file"
+    return f"cannot be read: {error.strerror}"
