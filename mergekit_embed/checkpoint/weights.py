@@ -77,7 +77,9 @@ def inside(folder: Path, relative: Any, told_by: Path) -> Path:
     posix, windows = PurePosixPath(str(relative)), PureWindowsPath(str(relative))
     climbs = ".." in posix.parts or ".." in windows.parts
     if not valid or climbs or posix.is_absolute() or windows.anchor:
-        raise CheckpointError(told_by, f"names {relative!r}, which is not inside the model's folder")
+        raise CheckpointError(
+            told_by, f"names {relative!r}, which is not inside the model's folder"
+        )
     return folder / posix
 
 

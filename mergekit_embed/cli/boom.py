@@ -9,18 +9,15 @@ import rich_click as click
 from .. import __version__
 from .console import run
 
-COMMANDS = {
-    "merge": "Merge models as recipes say.",
-    "schema": "Print the JSON Schema of recipes, for editors.",
-}
-"""Name and summary of each command; its module of the same name is imported when it is called."""
+COMMANDS = ("merge", "schema")
+"""Every command, in the order of a user's way; its module has the same name."""
 
 
 class LazyGroup(click.RichGroup):
     """A group whose commands are imported when they are used, so that `boom --help` is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order of a user's way."""
+        """See `click.Group`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -35,7 +32,7 @@ class LazyGroup(click.RichGroup):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Shell completion: `eval \"$(_BOOM_COMPLETE=bash_source boom)\"` (or zsh, fish).",
+    epilog='Shell completion: `eval "$(_BOOM_COMPLETE=bash_source boom)"` (or zsh, fish).',
 )
 @click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
 @click.version_option(__version__, prog_name="boom")

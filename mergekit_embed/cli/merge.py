@@ -37,7 +37,9 @@ anything else, and the destination is as it was before. All keys of a recipe: do
 
 @click.command(help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", type=click.Path(path_type=Path))
+@click.argument(
+    "recipes", nargs=-1, required=True, metavar="RECIPE...", type=click.Path(path_type=Path)
+)
 @click.option(
     "-o",
     "--output",
@@ -59,7 +61,9 @@ anything else, and the destination is as it was before. All keys of a recipe: do
     metavar="DEVICE",
     help="Where to compute: `auto` (a CUDA device when there is one), `cpu`, `cuda`, `cuda:1`.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.version_option(__version__, prog_name="boom-merge")
 @click.pass_context
@@ -190,7 +194,11 @@ def _show_plan(recipe: Path, planned: Plan, *, as_json: bool) -> None:
         ("recipe", str(recipe)),
         ("method", planned.recipe.method.name),
         *(("member", f"{m.label}   {size_of(m.nbytes)}") for m in planned.members),
-        *([("base", f"{planned.base.label}   {size_of(planned.base.nbytes)}")] if planned.base else []),
+        *(
+            [("base", f"{planned.base.label}   {size_of(planned.base.nbytes)}")]
+            if planned.base
+            else []
+        ),
         ("other files", f"from {planned.shell.label}"),
         ("tensors", f"{merged} merged, {len(planned.jobs) - merged} copied"),
         ("reads", size_of(planned.bytes_in)),

@@ -26,9 +26,22 @@ from .plan import Job, Plan
 
 LOCK = ".lock"
 
-OTHER_WEIGHTS = (
-    ".bin .ckpt .gguf .h5 .mlmodel .msgpack .npz .onnx .onnx_data .ot .pt .pth .safetensors .tflite"
-).split()
+OTHER_WEIGHTS = [
+    ".bin",
+    ".ckpt",
+    ".gguf",
+    ".h5",
+    ".mlmodel",
+    ".msgpack",
+    ".npz",
+    ".onnx",
+    ".onnx_data",
+    ".ot",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".tflite",
+]
 """Weights in whatever format are the members' own, and stale beside merged ones."""
 
 NOT_SHELL = {
@@ -120,7 +133,10 @@ class Destination:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self._discard()
 
@@ -130,7 +146,7 @@ class Destination:
         Raises:
             OutputError: when the disk is full or fails.
         """
-        view = memoryview(raw)
+        view = memoryview(raw.data)
         position = job.offset + start * job.dtype.itemsize
         try:
             while len(view):
@@ -227,7 +243,9 @@ def _explained(output: Path, error: OSError) -> OutputError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return OutputError(f"{output}: the disk is full; free some space, or write elsewhere")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return OutputError(f"{output}: cannot be written ({error.strerror}); choose another with -o")
+        return OutputError(
+            f"{output}: cannot be written ({error.strerror}); choose another with -o"
+        )
     return OutputError(f"{output}: cannot be written: {error.strerror or error}")
 
 

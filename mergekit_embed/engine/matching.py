@@ -46,7 +46,6 @@ def match_tensors(recipe: Recipe, models: Models) -> tuple[list[Match], list[Pro
         for component in models.shell.components.values()
         for tensor in component.tensors.values()
     ]
-    matches = [m for m in matches if m is not None]
     problems: list[Problem] = []
     for view in views:
         may_have_more = view.model is models.base and models.base is not models.shell
@@ -129,7 +128,7 @@ class _View:
 
 def _match(
     component: Component, tensor: StoredTensor, views: list[_View], needs_base: bool
-) -> Match | None:
+) -> Match:
     found = [view.find(component, tensor) for view in views]
     whole = [mine for mine in found if mine is not None]
     if len(whole) < len(found):

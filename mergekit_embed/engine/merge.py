@@ -45,9 +45,7 @@ class MergeResult:
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 
 
-def plan(
-    recipe: RecipeLike, output: str | Path | None = None, *, overwrite: bool = False
-) -> Plan:
+def plan(recipe: RecipeLike, output: str | Path | None = None, *, overwrite: bool = False) -> Plan:
     """Plan a merge: read the recipe and every header, no weight, and write nothing.
 
     Args:

@@ -30,7 +30,10 @@ class Reader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         with self._lock:
             for descriptor in self._files.values():
@@ -47,7 +50,7 @@ class Reader:
             return self._read_strided(tensor, start, stop)
         size = tensor.dtype.itemsize
         buffer = np.empty((stop - start) * size, dtype=np.uint8)
-        view = memoryview(buffer)
+        view = memoryview(buffer.data)
         position = tensor.offset + start * size
         try:
             descriptor = self._descriptor(tensor.file)

@@ -110,9 +110,7 @@ class Kernels(Protocol):
     def magnitudes(self, vector: Vector, origin: Vector, prefix: int, shift: int) -> Doubles:
         """The values `|x - o|` whose bit patterns, shifted right by `shift`, equal `prefix`."""
 
-    def kept_sums(
-        self, vectors: Sequence[Vector], origin: Vector, thresholds: Doubles
-    ) -> Doubles:
+    def kept_sums(self, vectors: Sequence[Vector], origin: Vector, thresholds: Doubles) -> Doubles:
         """For every block, the sums of `|x_k - o|`, of all and of those kept: (blocks, K, 2)."""
 
     def consensus(

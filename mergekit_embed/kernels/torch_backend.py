@@ -100,7 +100,7 @@ class TorchKernels:
         products = np.concatenate([part.products for part in parts])[:, 0]
         if not absolute:
             return Moments(products, None)
-        return Moments(products, np.concatenate([p.absolutes for p in parts])[:, 0])  # type: ignore[misc]
+        return Moments(products, np.concatenate([p.absolutes for p in parts])[:, 0])
 
     def vector_moments(
         self, vectors: Sequence[Tensor], origin: Tensor | None, layout: Layout, absolute: bool

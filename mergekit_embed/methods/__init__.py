@@ -22,6 +22,9 @@ from .registry import (
     registered,
 )
 
+BUILT_IN = (delta_guided, karcher, linear, model_stock, multislerp, slerp, ties)
+"""The modules of our own methods; importing one registers what it defines."""
+
 ENTRY_POINTS = "mergekit_embed.methods"
 
 

@@ -39,7 +39,8 @@ def karcher(
         stepped = _unit(gram, np.cos(length)[..., None] * mean + towards)
         mean = np.where(moving[..., None], stepped, mean)
     scale: Array = (share * lengths).sum(axis=-1, keepdims=True)
-    return scale * mean
+    centre: Array = scale * mean
+    return centre
 
 
 def _tangent_mean(gram: Gram, mean: Array, weight: Array, lengths: Array) -> Array:
@@ -50,7 +51,8 @@ def _tangent_mean(gram: Gram, mean: Array, weight: Array, lengths: Array) -> Arr
     sines = np.sin(angles)
     stretch = weight * np.where(sines > 0.0, divide(angles, sines), 1.0)
     pull = (stretch * cosines).sum(axis=-1, keepdims=True)
-    return divide(stretch, lengths) - pull * mean
+    logarithm: Array = divide(stretch, lengths) - pull * mean
+    return logarithm
 
 
 def _unit(gram: Gram, coefficients: Array) -> Array:

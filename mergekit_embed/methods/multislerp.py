@@ -19,9 +19,7 @@ def multislerp(
     gram: Gram,
     weight: PositiveWeights,
     normalize_weights: Annotated[bool, Param("divide the weights by their sum")] = True,
-    eps: Annotated[
-        float, Param("a vector no longer than this counts as zero", minimum=0.0)
-    ] = 0.0,
+    eps: Annotated[float, Param("a vector no longer than this counts as zero", minimum=0.0)] = 0.0,
 ) -> Coefficients:
     """Weighted mean direction of the members (or deltas), at their weighted mean length.
 

@@ -27,6 +27,7 @@ REQUIRED: Any = inspect.Parameter.empty
 
 GRANULARITIES: tuple[Unit, ...] = ("element", "row", "tensor", "layer", "model")
 
+
 @dataclass(frozen=True)
 class Param:
     """The part of a parameter that its type cannot say; used in `Annotated[float, Param(...)]`."""

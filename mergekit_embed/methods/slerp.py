@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .gram import Array, Coefficients, Gram, divide, normalised
 from .registry import Param, PositiveWeights, Unit, mixture
@@ -55,7 +56,7 @@ def nuslerp(gram: Gram, weight: PositiveWeights) -> Coefficients:
     return _along_arc(float(normalised(weight)[1]), angle, np.sin(angle) < VANISHING_SINE)
 
 
-def _along_arc(t: float, angle: Array, linear: Array) -> Coefficients:
+def _along_arc(t: float, angle: Array, linear: NDArray[np.bool]) -> Coefficients:
     """Coefficients (..., 2) of the point at `t` of the arc; those of the chord where `linear`."""
     sine = np.sin(angle)
     first = np.where(linear, 1.0 - t, divide(np.sin((1.0 - t) * angle), sine))

@@ -57,7 +57,7 @@ def validate(origin: Source) -> Recipe:
 def _file_order(problem: Problem) -> tuple[str, int, int, str]:
     name, _, position = problem.where.partition(".y")
     numbers = [int(part) for part in position.split(":")[1:] if part.isdigit()]
-    line, column = (numbers + [0, 0])[:2]
+    line, column = [*numbers, 0, 0][:2]
     return name, line, column, problem.message
 
 
@@ -147,7 +147,9 @@ def _parameter(
         return value
     parameter = method.parameters[name]
     if path[0] == "models" and not parameter.per_member:
-        report(path, f"is one for the whole merge; move it to the top-level {spelled(name)}", key=True)
+        report(
+            path, f"is one for the whole merge; move it to the top-level {spelled(name)}", key=True
+        )
         return None
     for scalar in value.scalars():
         wrong = parameter.check(scalar)
@@ -210,16 +212,18 @@ def _miscounted(origin: Source, method: Method, count: int) -> list[Problem]:
         wanted = f"at least {method.at_least} model{'s' if method.at_least > 1 else ''}"
     else:
         return []
-    beside = " beside the base" if method.base.endswith("origin") and origin.data.get("base_model") else ""
+    based = method.base.endswith("origin") and origin.data.get("base_model")
+    beside = " beside the base" if based else ""
     return [origin.problem(("models",), f"{method.name} merges {wanted}{beside}, not {count}")]
 
 
 def _unset(origin: Source, method: Method) -> list[Problem]:
     given = _at(origin.data, ("parameters",))
+    given = given if isinstance(given, dict) else {}
     return [
-        origin.problem(("parameters",), f"{method.name} needs {spelled(parameter.name)}: {parameter.help}")
-        for parameter in method.parameters.values()
-        if _required(parameter) and not (isinstance(given, dict) and parameter.name in given)
+        origin.problem(("parameters",), f"{method.name} needs {spelled(name)}: {parameter.help}")
+        for name, parameter in method.parameters.items()
+        if _required(parameter) and name not in given
     ]
 
 

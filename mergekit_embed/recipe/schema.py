@@ -91,9 +91,7 @@ class RecipeFile(BaseModel):
     normalisation: Same = Field(
         default="same", description="`base`: accept members that normalise differently"
     )
-    prompts: Same = Field(
-        default="same", description="`base`: accept members with other prompts"
-    )
+    prompts: Same = Field(default="same", description="`base`: accept members with other prompts")
     other_modules: Same = Field(
         default="same",
         description="`base`: accept members whose other modules (Dense, ...) are configured "

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Problem
-
 Path = tuple[str | int, ...]
 """Keys and indexes that lead to a place of the recipe, such as ("models", 1, "parameters")."""
 
@@ -152,5 +150,3 @@ def _valid_pattern(pattern: Any, path: Path, report: Report) -> bool:
 
 def _is_number(item: Any) -> bool:
     return isinstance(item, int | float) and not isinstance(item, bool)
-
-

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -51,10 +50,18 @@ class StepBar(transformers.TrainerCallback):
     """One progress bar a member, in place of the trainer's own bar and logs."""
 
     def __init__(self, progress: Progress, name: str, steps: int) -> None:
+        """Open the bar of the member `name`."""
         self.progress = progress
         self.task = progress.add_task(name, total=steps)
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_step_end(
+        self,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,
+        **kwargs: object,
+    ) -> None:
+        """Advance the bar."""
         self.progress.update(self.task, completed=state.global_step)
 
 
@@ -162,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
