@@ -412,7 +412,7 @@ def _norm_of_group(tensors: Sequence[Array], base: Sequence[Array], norm: str) -
     if norm == "l2":
         return length
     if norm == "rms":
-        return length / math.sqrt(sum(tensor.size for tensor in tensors))
+        return length / math.sqrt(max(1, sum(tensor.size for tensor in tensors)))
     if norm == "relative":  # of a zero base: its length is common to all members, and cancels
         return length / (math.sqrt(sum(_length(b) ** 2 for b in base)) or 1.0)
     raise ValueError(f"unknown norm {norm!r}")

@@ -89,12 +89,17 @@ def _combine(stream: Stream, coefficients: Doubles, start: int, stop: int) -> No
 
 def _mix(stream: Stream, chunk: Chunk, coefficients: Doubles, layout: Layout) -> None:
     vectors = chunk.members()
+    pivots = None
     if stream.job.origin is not None:
-        if coefficients[..., 0].any():
-            vectors.insert(0, chunk.origin())
+        # Around the base; but around the first member where the base has no share, so that equal
+        # members come back bit for bit. A base that has none anywhere need not be read.
+        pivots = (coefficients[..., 0] == 0.0).astype(np.intp)
+        if pivots.all():
+            coefficients, pivots = coefficients[..., 1:], pivots - 1
         else:
-            coefficients = coefficients[..., 1:]  # the base has no share, and need not be read
-    output = stream.shop.kernels.mixture(vectors, coefficients, layout, stream.job.dtype)
+            vectors.insert(0, chunk.origin())
+    kernels = stream.shop.kernels
+    output = kernels.mixture(vectors, coefficients, pivots, layout, stream.job.dtype)
     labelled = {} if output.finite else chunk.labelled()
     stream.shop.accept(stream.job, chunk.start, output, labelled)
 

@@ -34,6 +34,9 @@ CPU_BLOCKS = 4
 CPU_LIVE_BLOCKS = 64
 """Blocks of all vectors together on a CPU; with many members, chunks get smaller."""
 
+NEARLY_ONE = 2.0**-44
+"""Coefficients whose sum is this close to 1 were meant to sum to 1."""
+
 DIGIT_BITS = 16
 """Bits of a magnitude that one histogram tells apart."""
 
@@ -92,11 +95,22 @@ class Kernels(Protocol):
         """Moments of `x_k - o` for every vector of at most `BLOCK` elements: (outer, inner)."""
 
     def mixture(
-        self, vectors: Sequence[Vector], coefficients: Doubles, layout: Layout, dtype: DType
+        self,
+        vectors: Sequence[Vector],
+        coefficients: Doubles,
+        pivots: NDArray[np.intp] | None,
+        layout: Layout,
+        dtype: DType,
     ) -> Output:
         """`sum_v c_v x_v`, with coefficients of shape (outer or 1, inner or 1, V).
 
-        A zero whose terms are all negative zeros is a negative zero.
+        With pivots, of the coefficients' shape but for the last dimension, the coefficients sum to
+        1 and the sum is taken as `p - sum_v c_v (p - x_v)` around the vector p of that index:
+        terms that are multiples of a small unit then stay exact. Without, it is taken as it
+        stands.
+
+        Either way, an element that all vectors have in common comes back bit for bit where the
+        coefficients sum to 1 (within `NEARLY_ONE`): in float64 too, and zeros with their sign.
         """
 
     def histogram(

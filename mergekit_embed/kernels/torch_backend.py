@@ -15,6 +15,7 @@ from ..errors import UsageError
 from . import (
     BLOCK,
     DIGIT_BITS,
+    NEARLY_ONE,
     Doubles,
     Layout,
     Moments,
@@ -111,21 +112,28 @@ class TorchKernels:
         return _moments(shaped, absolute)
 
     def mixture(
-        self, vectors: Sequence[Tensor], coefficients: Doubles, layout: Layout, dtype: DType
+        self,
+        vectors: Sequence[Tensor],
+        coefficients: Doubles,
+        pivots: NDArray[np.intp] | None,
+        layout: Layout,
+        dtype: DType,
     ) -> Output:
         """See `Kernels.mixture`."""
         factors = torch.from_numpy(np.ascontiguousarray(np.moveaxis(coefficients, -1, 0)))
         factors = factors[:, :, None, :].to(self.device)  # (V, outer, 1, inner)
-        total: Tensor | None = None
-        for vector, factor in zip(vectors, factors, strict=True):
-            term = vector.double().reshape(-1, layout.length, layout.inner) * factor
-            total = term if total is None else total.add_(term)
-        assert total is not None
+        doubles = [v.double().reshape(-1, layout.length, layout.inner) for v in vectors]
+        if pivots is not None:
+            merged = _around(doubles, factors, torch.from_numpy(pivots).to(self.device))
+            return self._output(merged.reshape(-1), dtype, True)
+        total = doubles[0] * factors[0]
+        for double, factor in zip(doubles[1:], factors[1:], strict=True):
+            total += double * factor
+        affine = ((factors.sum(dim=0) - 1.0).abs() <= NEARLY_ONE).expand_as(total).reshape(-1)
         merged = total.reshape(-1)
-        zero = (merged == 0).nonzero().squeeze(1)
-        if len(zero):
-            negative = torch.stack([vector[zero].signbit() for vector in vectors]).all(dim=0)
-            merged[zero] = torch.where(negative, -0.0, 0.0).to(merged.dtype)
+        inexact = slice(None) if dtype is DType.F64 else (merged == 0).nonzero().squeeze(1)
+        chosen = [vector[inexact] for vector in vectors]
+        merged[inexact] = _unless_equal(merged[inexact], affine[inexact], chosen)
         return self._output(merged, dtype, True)
 
     def histogram(
@@ -204,13 +212,38 @@ class TorchKernels:
 
     def _magnitude_bits(self, vector: Tensor, origin: Tensor) -> Tensor:
         """Bit patterns of `|x - o|` as int64; non-negative floats sort like their bit patterns."""
-        return vector.double().sub_(origin.double()).abs_().view(torch.int64)
+        return (vector.double() - origin.double()).abs_().view(torch.int64)
 
     def _output(self, merged: Tensor, dtype: DType, finite: bool) -> Output:
         rounded = merged if dtype is DType.F64 else merged.float()
         stored = rounded.to(TORCH_TYPES[dtype])
         finite = finite and bool(stored.isfinite().all())
         return Output(stored.cpu().view(torch.uint8).numpy(), finite)
+
+
+def _around(doubles: Sequence[Tensor], factors: Tensor, pivots: Tensor) -> Tensor:
+    """`p - sum c (p - x)` around the vector of index `pivots` (outer, inner)."""
+    first = int(pivots.flatten()[0])
+    pivot = doubles[first]
+    for index in range(len(doubles)):
+        if index != first and bool((pivots == index).any()):
+            pivot = torch.where((pivots == index)[:, None, :], doubles[index], pivot)
+    # Differences are taken from the pivot, and their sum from +0, so that a pivot of -0 stays -0.
+    total = torch.zeros_like(pivot)
+    for double, factor in zip(doubles, factors, strict=True):
+        if double is not pivot:
+            total += (pivot - double) * factor
+    return pivot - total
+
+
+def _unless_equal(merged: Tensor, affine: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+    """The common value where all vectors have the same bits and the coefficients sum to 1."""
+    first = vectors[0].double()
+    same = affine
+    for vector in vectors[1:]:
+        other = vector.double()
+        same = same & (other == first) & (other.signbit() == first.signbit())
+    return torch.where(same, first, merged)
 
 
 def _moments(deltas: Tensor, absolute: bool) -> Moments:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import NEARLY_ONE
+
 Array = NDArray[np.float64]
 Coefficients = Array
 """Float64, shape (..., K): how much of each member is in the result."""
-
-NEARLY_ONE = 2.0**-44
-"""Coefficients whose sum is this close to 1 were meant to sum to 1."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from statistics import mean
 # Read when the libraries are imported: nothing here comes from the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -29,7 +29,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 
 TEXTS = Path(__file__).with_name("texts.jsonl")
 DOMAINS = ("packages", "docstrings", "commands")
-TOKENS = 128  # as much of a text as is read here, for speed
+TOKENS = 128  # read of each text; the models could read 256, in more time
 
 console = Console(highlight=False)
 
@@ -122,7 +122,6 @@ def main() -> None:
         if not (path / "modules.json").is_file():
             parser.exit(1, f"{path} is not a model folder yet; run: {remedy}\n")
 
-    transformers.utils.logging.set_verbosity_error()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     tasks = [retrieval_task(TEXTS, domain) for domain in DOMAINS]
     rows: list[Row] = []
@@ -137,7 +136,7 @@ def main() -> None:
     base_row, member_rows, merge_rows = rows[0], rows[1:4], rows[4:]
     console.print(table(base_row, member_rows, merge_rows))
     for merge in merge_rows:
-        console.print(verdict(merge, base_row, member_rows))
+        console.print(verdict(merge, base_row, member_rows), soft_wrap=True)
 
 
 if __name__ == "__main__":

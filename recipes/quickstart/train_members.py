@@ -22,6 +22,7 @@ from pathlib import Path
 # ours, is enough.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import datasets
 import transformers
@@ -65,12 +66,6 @@ class StepBar(transformers.TrainerCallback):
         self.progress.update(self.task, completed=state.global_step)
 
 
-def quieten() -> None:
-    """Errors only: a demo is read by people."""
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-
-
 def read_pairs(path: Path, domain: str) -> datasets.Dataset:
     """The (query, document) training pairs of one domain."""
     with path.open(encoding="utf-8") as lines:
@@ -85,7 +80,7 @@ def read_pairs(path: Path, domain: str) -> datasets.Dataset:
 
 
 def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder beside `folder`, then rename it: a folder that exists is complete."""
+    """Let `write` fill a folder beside `folder`, then rename it: one that exists is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         unfinished = Path(scratch) / folder.name
@@ -148,7 +143,7 @@ def main() -> None:
     if options.steps < 1:
         parser.error("--steps must be at least 1")
 
-    quieten()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     base: Path = options.folder / "base"
     if options.overwrite or not base.exists():
         model = SentenceTransformer(str(get_model_path()))
