@@ -76,7 +76,7 @@ def run(command: click.Command) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing was written", err=True)
+        click.echo("interrupted: nothing half-written was left", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
@@ -103,7 +103,7 @@ class Lines:
         now = time.monotonic()
         if now - self._spoke >= self.EVERY:
             self._spoke = now
-            rate = self._done / (now - self._began)
+            rate = max(self._done, 1) / (now - self._began)
             left = max(self._total - self._done, 0) / rate
             self._say(
                 f"{100 * self._done / self._total:.0f} %, {self._finished} of {self._tensors} "

@@ -122,12 +122,22 @@ def _planned(
             from ..engine import plan
 
             planned.append((recipe, plan(loaded, target, overwrite=overwrite)))
+            _refuse_shared_output(planned)
         except MergekitEmbedError as error:
             failure(error, as_json=as_json, recipe=str(recipe))
             failed.append(error)
     if failed:
         context.exit(max(error.exit_code for error in failed))
     return planned
+
+
+def _refuse_shared_output(planned: list[tuple[Path, Plan]]) -> None:
+    *others, (_, last) = planned
+    for recipe, other in others:
+        if other.output.resolve() == last.output.resolve():
+            raise UsageError(
+                f"{last.output}: {recipe} writes there too; give one of them another `output`"
+            )
 
 
 def _merge_one(recipe: Path, planned: Plan, device: str, *, as_json: bool, quiet: bool) -> None:
@@ -142,7 +152,9 @@ def _merge_one(recipe: Path, planned: Plan, device: str, *, as_json: bool, quiet
         return
     for note in result.notes:
         click.echo(click.style("note: ", fg="yellow") + note, err=True)
+    loader = "SentenceTransformer" if planned.shell.modules else "AutoModel.from_pretrained"
     click.echo(_summary(result))
+    click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
 
 
 def _summary(result: MergeResult) -> str:
@@ -151,8 +163,7 @@ def _summary(result: MergeResult) -> str:
     model = "model" if result.members == 1 else "models"
     return (
         f"merged {result.members} {model} into {result.path}   {size_of(result.bytes_written)}, "
-        f"{duration_of(result.seconds)}, peak {size_of(result.peak_memory)}, {read}\n"
-        f'SentenceTransformer("{result.path}")'
+        f"{duration_of(result.seconds)}, peak {size_of(result.peak_memory)}, {read}"
     )
 
 

@@ -109,19 +109,22 @@ def _gather(stream: Stream, searches: list[_Search], thresholds: Doubles) -> Non
     """Sort the few candidates that share the leading bits of the k-th largest."""
     if not searches:
         return
-    found: dict[int, list[Doubles]] = {search.source: [] for search in searches}
+    # One buffer each, of the known size: many small arrays that live on would keep the heap from
+    # reusing the large ones freed between them, and memory would grow with the tensor.
+    found = {search.source: np.empty(search.candidates) for search in searches}
+    filled = dict.fromkeys(found, 0)
     for chunk in stream.chunks():
         members, origin = chunk.members(), chunk.origin()
         for search in searches:
-            found[search.source].append(
-                stream.shop.kernels.magnitudes(
-                    members[search.source], origin, search.prefix, search.shift
-                )
+            source, start = search.source, filled[search.source]
+            chosen = stream.shop.kernels.magnitudes(
+                members[source], origin, search.prefix, search.shift
             )
+            filled[source] = start + len(chosen)
+            found[source][start : filled[source]] = chosen
     for search in searches:
-        candidates = np.concatenate(found[search.source])
-        place = len(candidates) - search.rank
-        thresholds[search.source] = np.partition(candidates, place)[place]
+        place = search.candidates - search.rank
+        thresholds[search.source] = np.partition(found[search.source], place)[place]
 
 
 def _factors(stream: Stream, thresholds: Doubles) -> Doubles:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ..errors import PlanError, Problem
+import numpy as np
+
+from ..checkpoint import is_derived_buffer
+from ..errors import PlanError
+from ..kernels import Layout, Output, Raw
 from .plan import Job
 from .stream import Shop, Stopped
 
@@ -10,10 +14,11 @@ COPY_BYTES = 2**20
 
 
 def run_copy(job: Job, shop: Shop) -> None:
-    """Copy the first source, bit for bit.
+    """Copy the first source, bit for bit unless the result is stored as another float type.
 
     Raises:
         PlanError: when another source differs.
+        NonFiniteError: when the source is not finite and the recipe does not allow that.
     """
     first, *others = job.sources
     step = max(1, COPY_BYTES // first.dtype.itemsize)
@@ -22,17 +27,32 @@ def run_copy(job: Job, shop: Shop) -> None:
             raise Stopped
         stop = min(start + step, job.count)
         raw = shop.reader.read(first, start, stop)
-        for other in others:
-            same_type = other.dtype is first.dtype
-            if not same_type or (shop.reader.read(other, start, stop) != raw).any():
-                raise PlanError([Problem("", _difference(job, shop, others.index(other) + 1))])
-        shop.write(job, start, raw)
+        for which, other in enumerate(others, start=1):
+            if (shop.reader.read(other, start, stop) != raw).any():
+                raise _difference(job, shop, which)
+        if job.dtype.is_float and not is_derived_buffer(job.name):
+            _copy_floats(job, shop, start, raw)
+        else:
+            shop.write(job, start, raw)
         shop.advance((stop - start) * first.dtype.itemsize * len(job.sources))
 
 
-def _difference(job: Job, shop: Shop, which: int) -> str:
-    labels = [member.label for member in shop.plan.members]
-    return (
-        f"{job.name} holds whole numbers ({job.dtype}), which are copied and not merged, but "
-        f"{labels[which]} has others than {labels[0]}"
+def _copy_floats(job: Job, shop: Shop, start: int, raw: Raw) -> None:
+    first = job.sources[0]
+    vector = shop.kernels.load(raw, first.dtype)
+    if job.dtype is first.dtype:
+        output = Output(raw, shop.kernels.is_finite(vector))
+    else:
+        layout = Layout(len(raw) // first.dtype.itemsize)
+        output = shop.kernels.mixture([vector], np.ones((1, 1, 1)), None, layout, job.dtype)
+    shop.accept(job, start, output, {shop.plan.shell.label: vector})
+
+
+def _difference(job: Job, shop: Shop, which: int) -> PlanError:
+    recipe, labels = shop.plan.recipe, [member.label for member in shop.plan.members]
+    message = (
+        f"{labels[which]} has other whole numbers ({job.dtype}) in {job.name} than {labels[0]}; "
+        "such tensors are copied and not merged, and must be equal. Drop this member, or give it "
+        f"the tensor of {labels[0]}"
     )
+    return PlanError([recipe.source.problem(recipe.members[which].place, message)])

@@ -2,6 +2,8 @@
 
 Everything goes into a hidden sibling folder, at planned offsets, is synced, and the folder is
 renamed. A destination therefore holds an old model, a new one, or nothing, and never a mixture.
+What is beside it belongs to the run that holds the lock: NAME.partial is what it writes, and
+NAME.replaced an older model that waits for the new one to be in its place.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,8 +26,6 @@ from ..dtypes import FLOAT_NAMES, DType
 from ..errors import MergekitEmbedError, OutputError, OutputExistsError
 from ..kernels import Raw
 from .plan import Job, Plan
-
-LOCK = ".lock"
 
 OTHER_WEIGHTS = [
     ".bin",
@@ -65,35 +66,35 @@ NOT_SHELL = {
 """What tells of one member's making, or repeats its weights."""
 
 
-def check_destination(plan_output: Path, inputs: list[Checkpoint], overwrite: bool) -> None:
+def check_destination(plan: Plan) -> None:
     """Refuse a destination that is taken, or that is one of the models to be merged.
 
     Raises:
         OutputExistsError: saying what is there and what would replace it.
     """
-    output = plan_output.absolute()
-    resolved = output.resolve()
-    for model in inputs:
+    output, resolved = plan.output, plan.output.resolve()
+    for model in (*plan.members, *((plan.base,) if plan.base else ())):
         root = model.root.resolve()
-        if resolved == root or root.is_relative_to(resolved):
+        if root.is_relative_to(resolved) or resolved.is_relative_to(root):
+            relation = "holds" if root.is_relative_to(resolved) else "lies inside"
             raise OutputExistsError(
-                f"{plan_output}: holds {model.label}, one of the models to be merged; write the "
+                f"{output}: {relation} {model.label}, one of the models to be merged; write the "
                 "result elsewhere with -o"
             )
-    if not os.path.lexists(output):
+    nearest = next(folder for folder in (resolved, *resolved.parents) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        named = "is a file" if nearest == resolved else f"{nearest} is a file"
+        raise OutputExistsError(f"{output}: {named}; choose a folder with -o")
+    if nearest != resolved or not any(resolved.iterdir()):
         return
-    if not output.is_dir():
-        raise OutputExistsError(f"{plan_output}: is a file; choose a folder with -o")
-    if not any(output.iterdir()):
-        return
-    if not _is_model(output):
+    if not _is_model(resolved):
         raise OutputExistsError(
-            f"{plan_output}: holds files that are not a model, which are never replaced; choose "
+            f"{output}: holds files that are not a model, which are never replaced; choose "
             "another folder with -o"
         )
-    if not overwrite:
+    if not plan.overwrite:
         raise OutputExistsError(
-            f"{plan_output}: holds a model already; pass --overwrite to replace it, or choose "
+            f"{output}: holds a model already; pass --overwrite to replace it, or choose "
             "another folder with -o"
         )
 
@@ -111,17 +112,20 @@ class Destination:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        output = plan.output.absolute()
-        self._final = output.parent.resolve() / output.name if output.is_symlink() else output
-        self._partial = self._final.with_name(f".{self._final.name}.partial")
+        self._final = plan.output.resolve()
+        self._partial, self._aside, self._lock_file = (
+            self._final.with_name(f".{self._final.name}.{end}")
+            for end in ("partial", "replaced", "lock")
+        )
+        self._made = [parent for parent in self._final.parents if not parent.exists()]
         self._descriptors: list[int] = []
         self._lock: int | None = None
         self.bytes_written = 0
 
     def __enter__(self) -> Destination:
         try:
-            self._final.parent.mkdir(parents=True, exist_ok=True)
             self._claim()
+            check_destination(self.plan)
             for file in self.plan.files:
                 self._create(self._partial / file.path, file.header, file.size)
         except OSError as error:
@@ -176,20 +180,26 @@ class Destination:
             raise _explained(self.plan.output, error) from error
 
     def _claim(self) -> None:
-        """Make the partial folder ours: what a killed run left is cleared, a live one respected."""
-        self._partial.mkdir(exist_ok=True)
-        self._lock = os.open(self._partial / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """Hold the lock, and clear what a killed run left; a live one is respected."""
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while self._lock is None:
+                self._final.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = _locked(self._lock_file)
         except BlockingIOError:
-            os.close(self._lock)
-            self._lock = None
-            raise OutputError(f"{self.plan.output}: another merge is writing to it") from None
-        for entry in self._partial.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != LOCK:
-                entry.unlink()
+            raise OutputError(
+                f"{self.plan.output}: another merge is writing to it; wait for its end, or choose "
+                "another folder with -o"
+            ) from None
+        self._clear()
+        self._partial.mkdir()
+
+    def _clear(self) -> None:
+        """Nothing of ours beside the destination; an older model set aside goes back if need be."""
+        if self._aside.exists() and not self._final.exists():
+            self._aside.rename(self._final)
+        for left in (self._partial, self._aside):
+            if left.exists():
+                shutil.rmtree(left)
 
     def _create(self, path: Path, header: bytes, size: int) -> None:
         """A file of its final size, with its space reserved, so that a full disk shows at once."""
@@ -209,24 +219,12 @@ class Destination:
             _sync(folder)
 
     def _swap(self) -> None:
-        """Rename into place; an older model is set aside first and removed when all is done."""
-        assert self._lock is not None
-        (self._partial / LOCK).unlink()
-        aside = self._final.with_name(f".{self._final.name}.replaced")
-        if aside.exists():
-            shutil.rmtree(aside)
-        replaced = self._final.exists()
-        if replaced:
-            self._final.rename(aside)
-        try:
-            self._partial.rename(self._final)
-        except OSError:
-            if replaced:
-                aside.rename(self._final)
-            raise
+        """Rename into place. Where this ends early, `_clear` puts an older model back."""
+        check_destination(self.plan)
+        if self._final.exists():
+            self._final.rename(self._aside)
+        self._partial.rename(self._final)
         _sync(self._final.parent)
-        if replaced:
-            shutil.rmtree(aside)
 
     def _discard(self) -> None:
         """Close everything, and remove what was not committed."""
@@ -234,9 +232,34 @@ class Destination:
             os.close(descriptor)
         self._descriptors.clear()
         if self._lock is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            with suppress(OSError):
+                self._clear()
+            with suppress(OSError):
+                self._lock_file.unlink()
             os.close(self._lock)
             self._lock = None
+        for parent in self._made:
+            with suppress(OSError):
+                parent.rmdir()  # only of an empty folder, so not after a commit
+
+
+def _locked(path: Path) -> int | None:
+    """The file, opened and locked; None when the run that held it has just removed it.
+
+    Raises:
+        BlockingIOError: when another run holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def _explained(output: Path, error: OSError) -> OutputError:
@@ -244,9 +267,10 @@ def _explained(output: Path, error: OSError) -> OutputError:
         return OutputError(f"{output}: the disk is full; free some space, or write elsewhere")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return OutputError(
-            f"{output}: cannot be written ({error.strerror}); choose another with -o"
+            f"{output}: cannot be written ({error.strerror}); choose another folder with -o"
         )
-    return OutputError(f"{output}: cannot be written: {error.strerror or error}")
+    at = f" ({error.filename})" if error.filename else ""
+    return OutputError(f"{output}: cannot be written: {error.strerror or error}{at}")
 
 
 def _sync(path: Path) -> None:

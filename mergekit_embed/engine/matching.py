@@ -84,7 +84,8 @@ class _View:
             theirs = f"{list(tensor.shape)} in {self.shell.label}"
             self.misfits.append(f"{shown} has shape {list(mine.shape)}, {theirs}")
             return None
-        if mine.dtype.kind is not tensor.dtype.kind:
+        both_float = mine.dtype.is_float and tensor.dtype.is_float
+        if mine.dtype is not tensor.dtype and not both_float:
             self.misfits.append(f"{shown} is {mine.dtype}, {tensor.dtype} in {self.shell.label}")
             return None
         return mine

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,9 @@ def plan(recipe: RecipeLike, output: str | Path | None = None, *, overwrite: boo
         OutputExistsError: when the output is taken.
     """
     loaded = load(recipe)
-    target = Path(output or loaded.output or Path("merged") / loaded.name)
-    made = make_plan(loaded, target)
-    inputs = [*made.members, *([made.base] if made.base else [])]
-    check_destination(target, inputs, overwrite)
+    target = Path(output or loaded.output or Path("merged") / loaded.name).expanduser()
+    made = replace(make_plan(loaded, target), overwrite=overwrite)
+    check_destination(made)
     return made
 
 

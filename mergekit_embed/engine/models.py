@@ -101,9 +101,16 @@ def disagreements(recipe: Recipe, models: Models) -> list[Problem]:
     return problems
 
 
-def remarks(models: Models) -> list[str]:
+def remarks(recipe: Recipe, models: Models) -> list[str]:
     """What the user should know of the models that is no error."""
     notes = []
+    if models.base is not None and recipe.method.base.endswith("origin"):
+        notes += [
+            f"{member.label} is the base itself under another name, and counts as a member with a "
+            "delta of zero"
+            for member in models.members
+            if member.root.resolve() == models.base.root.resolve()
+        ]
     if models.base is not None and models.shell is not models.base:
         notes.append(
             f"{models.base.label} has no modules.json; all files but the weights come from "

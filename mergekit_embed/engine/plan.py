@@ -87,7 +87,7 @@ class Plan:
     """What a merge will do.
 
     `shell` is the model that every file but the weights comes from. `notes` are things the user
-    should know that are not errors.
+    should know that are not errors. `overwrite` allows the output to be a model's folder.
     """
 
     recipe: Recipe
@@ -99,6 +99,7 @@ class Plan:
     files: tuple[WeightFile, ...]
     indexes: tuple[Index, ...] = field(repr=False)
     notes: tuple[str, ...]
+    overwrite: bool = False
 
     @property
     def bytes_in(self) -> int:
@@ -133,6 +134,6 @@ class Plan:
         """
         if self.bytes_out > self.disk_free:
             raise OutputError(
-                f"{self.output}: needs {self.bytes_out / 1e9:.2f} GB on a disk with "
-                f"{self.disk_free / 1e9:.2f} GB free; free some, or write elsewhere with -o"
+                f"{self.output}: needs {self.bytes_out / 1e6:,.1f} MB on a disk with "
+                f"{self.disk_free / 1e6:,.1f} MB free; free some, or write elsewhere with -o"
             )

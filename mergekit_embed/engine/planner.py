@@ -52,7 +52,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         jobs=tuple(jobs),
         files=files,
         indexes=indexes,
-        notes=(*remarks(models), *notes),
+        notes=(*remarks(recipe, models), *notes),
     )
 
 
@@ -97,7 +97,7 @@ def _resolve(recipe: Recipe, matches: Sequence[Match]) -> tuple[list[_Wanted], l
         parameters = recipe.values_for(match.name, place.depth)
         unit = recipe.method.unit_of(parameters) or recipe.granularity
         wanted.append(_Wanted(place.group, unit, parameters))  # type: ignore[arg-type]
-        seen = repr(sorted((name, str(value)) for name, value in parameters.items()))
+        seen = repr(sorted((n, np.asarray(value).tolist()) for n, value in parameters.items()))
         if seen in rehearsed:
             continue
         rehearsed.add(seen)
@@ -109,7 +109,8 @@ def _resolve(recipe: Recipe, matches: Sequence[Match]) -> tuple[list[_Wanted], l
 
 
 def _guilty(recipe: Recipe) -> tuple[str, ...]:
-    return ("parameters",) if recipe.parameters else ("models",)
+    own = any(member.parameters for member in recipe.members)
+    return ("parameters",) if recipe.parameters and not own else ("models",)
 
 
 def _rehearse(recipe: Recipe, parameters: Mapping[str, Any]) -> str | None:
@@ -143,7 +144,7 @@ class _Address:
 
 
 def _stored_dtype(recipe: Recipe, match: Match) -> DType:
-    cast = recipe.dtype is not None and match.tensor.dtype.kind is Kind.FLOAT
+    cast = match.tensor.dtype.is_float and not is_derived_buffer(match.tensor.name)
     return recipe.dtype if cast and recipe.dtype else match.tensor.dtype
 
 

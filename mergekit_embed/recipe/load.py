@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..dtypes import FLOAT_NAMES
 from ..errors import Problem, RecipeError
-from ..methods import Method, Parameter, available
+from ..methods import GRANULARITIES, Method, Parameter, available
 from . import source, values
 from .model import Member, Recipe
 from .source import Source
@@ -32,8 +36,19 @@ def load(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, Mapping):
-        return validate(Source(dict(recipe), None, "recipe"))
+        return validate(Source(_plain(recipe), None, "recipe"))
     return validate(source.read(Path(recipe)))
+
+
+def _plain(value: Any) -> Any:
+    """What Python code may hand in, as YAML would have given it: paths, tuples, NumPy numbers."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, PathLike):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def validate(origin: Source) -> Recipe:
@@ -54,11 +69,9 @@ def validate(origin: Source) -> Recipe:
     return _build(origin, parsed, method, given)
 
 
-def _file_order(problem: Problem) -> tuple[str, int, int, str]:
-    name, _, position = problem.where.partition(".y")
-    numbers = [int(part) for part in position.split(":")[1:] if part.isdigit()]
-    line, column = [*numbers, 0, 0][:2]
-    return name, line, column, problem.message
+def _file_order(problem: Problem) -> tuple[int, int, str]:
+    line, column = [0, 0, *map(int, re.findall(r":(\d+)(?=:|$)", problem.where))][-2:]
+    return line, column, problem.message
 
 
 def _parse(origin: Source) -> tuple[RecipeFile | None, list[Problem]]:
@@ -72,27 +85,54 @@ def _parse(origin: Source) -> tuple[RecipeFile | None, list[Problem]]:
         return None, [_shape_problem(origin, detail) for detail in error.errors()]
 
 
+WANTED = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of names to values",
+    "list_type": "must be a list",
+    "model_type": "must be a mapping such as `{model: ./folder}`",
+    "string_type": "must be text",
+}
+"""What a value must be, by pydantic's name of the error."""
+
+
 def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
     path: values.Path = tuple(detail["loc"])
-    kind = detail["type"]
+    kind, given = detail["type"], detail["input"]
+    if kind == "invalid_key" or path[-1] == "[key]":
+        parent = path[: -2 if path[-1] == "[key]" else -1]
+        shown = f"{source.spell(parent)}: " if parent else ""
+        message = f"{shown}the key {source.kind_of(given)} must be text; put it in quotes"
+        return Problem(origin.where((*parent, given), key=True), message)
     if kind == "extra_forbidden":
-        from .schema import ModelEntry, RecipeFile
-
-        known = ModelEntry.model_fields if len(path) > 1 else RecipeFile.model_fields
-        return origin.problem(path, unknown("key", str(path[-1]), known), key=True)
+        return origin.problem(path, _unknown_key(path), key=True)
     if kind == "missing":
         return origin.problem(path, "is required and not there")
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if kind in WANTED:
+        return origin.problem(path, f"{WANTED[kind]}, not {source.kind_of(given)}")
     if kind == "literal_error":
-        message = f"must be {detail['ctx']['expected']}, not {detail['input']!r}"
-    elif kind == "too_short":
-        message = "must list at least one model"
-    return origin.problem(path, message[0].lower() + message[1:])
+        expected = detail["ctx"]["expected"].replace("'", '"')
+        return origin.problem(path, f"must be {expected}, not {source.kind_of(given)}")
+    if kind == "string_too_short":
+        return origin.problem(path, "must not be empty")
+    if kind == "too_short":
+        return origin.problem(path, "must list at least one model")
+    return origin.problem(path, detail["msg"].removeprefix("Value error, "))
+
+
+def _unknown_key(path: values.Path) -> str:
+    """The message for a key that a recipe, or one of its models, does not have."""
+    from .schema import ModelEntry, RecipeFile
+
+    name = str(path[-1])
+    if any(name in method.parameters for method in available().values()):
+        return f"unknown key; {name} is a parameter: put it under `parameters:`"
+    return unknown("key", name, (ModelEntry if len(path) > 1 else RecipeFile).model_fields)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that is not known, with the nearest that is."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(known), n=1)
     suggestion = f', did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known))}"
     return f"unknown {what}{suggestion}"
 
@@ -125,10 +165,10 @@ def _parameter_values(origin: Source, method: Method | None, problems: list[Prob
         if not isinstance(raw, dict):
             continue
         found[place] = {}
-        for name in raw:
-            value = _parameter(origin, method, (*place, str(name)), raw[name], problems)
+        for name in filter(lambda key: isinstance(key, str), raw):
+            value = _parameter(origin, method, (*place, name), raw[name], problems)
             if value is not None and name not in MERGEKIT_HINTS:
-                found[place][str(name)] = value
+                found[place][name] = value
     return found
 
 
@@ -182,11 +222,12 @@ def _unsuited(origin: Source, method: Method) -> list[Problem]:
         message = f"{method.name} works on deltas and needs a base: the models' common start"
         problems.append(origin.problem(("base_model",), message))
     granularity = data.get("granularity", "tensor")
-    if isinstance(granularity, str) and granularity not in method.units:
+    if granularity in GRANULARITIES and granularity not in method.units:
         message = f"{method.name} knows {', '.join(method.units)}, not {granularity}"
         problems.append(origin.problem(("granularity",), message))
     models = data.get("models")
-    if isinstance(models, list) and all(isinstance(m, dict) and "model" in m for m in models):
+    whole = isinstance(models, list) and all(isinstance(m, dict) and "model" in m for m in models)
+    if whole and models:
         count = len(_members(method, [str(m["model"]) for m in models], base))
         problems.extend(_miscounted(origin, method, count))
     problems.extend(_unset(origin, method))

@@ -6,25 +6,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..methods.registry import spelled
+
 Same = Literal["same", "base"]
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | float) -> int:
     """Bytes of "5GB", "500MB", "2GiB" or a plain number.
 
     Raises:
         ValueError: when it is none of these, or under 1 byte.
     """
     units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-    spelled = str(text).strip().lower()
-    unit = next((u for u in sorted(units, key=len, reverse=True) if spelled.endswith(u)), "")
-    number = spelled.removesuffix(unit).strip() if unit else spelled
+    size_text = str(text).strip().lower()
+    unit = next((u for u in sorted(units, key=len, reverse=True) if size_text.endswith(u)), "")
+    number = size_text.removesuffix(unit).strip() if unit else size_text
     try:
         size = int(float(number) * units.get(unit, 1))
     except (ValueError, OverflowError):
-        raise ValueError(f'must be a size such as "5GB" or "500MB", not {text!r}') from None
+        raise ValueError(f'must be a size such as "5GB" or "500MB", not {spelled(text)}') from None
     if size < 1:
-        raise ValueError(f"must be at least 1 byte, not {text!r}")
+        raise ValueError(f"must be at least 1 byte, not {spelled(text)}")
     return size
 
 
@@ -112,7 +114,7 @@ class RecipeFile(BaseModel):
     allow_non_finite: bool = Field(
         default=False, description="let not-a-number and infinity through instead of stopping"
     )
-    max_shard_size: str | int = Field(
+    max_shard_size: str | int | float = Field(
         default="5GB", description="largest weight file; larger models are sharded"
     )
 
@@ -122,11 +124,11 @@ class RecipeFile(BaseModel):
         from ..dtypes import FLOAT_NAMES
 
         if name is not None and name not in FLOAT_NAMES:
-            raise ValueError(f"must be one of {', '.join(FLOAT_NAMES)}, not {name!r}")
+            raise ValueError(f"must be one of {', '.join(FLOAT_NAMES)}, not {spelled(name)}")
         return name
 
-    @field_validator("max_shard_size")
+    @field_validator("max_shard_size", mode="before")
     @classmethod
-    def _known_size(cls, size: str | int) -> str | int:
+    def _known_size(cls, size: Any) -> Any:
         parse_size(size)
         return size

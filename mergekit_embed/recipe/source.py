@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, RecipeError
+from ..methods.registry import spelled
 from . import values
 
 
@@ -71,6 +72,7 @@ def read(path: Path) -> Source:
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
 
     shown = str(path)
     try:
@@ -86,11 +88,28 @@ def read(path: Path) -> Source:
         where = f"{shown}:{mark.line + 1}:{mark.column + 1}" if mark else shown
         message = " ".join(str(error.problem or error.context).split())
         raise RecipeError([Problem(where, f"is not valid YAML: {message}")]) from error
+    except ReaderError as error:
+        lines = text[: error.position].split("\n")
+        where = f"{shown}:{len(lines)}:{len(lines[-1]) + 1}"
+        message = f"holds the character U+{error.character:04X}, which YAML forbids"
+        raise RecipeError([Problem(where, message)]) from error
     except (YAMLError, RecursionError, ValueError) as error:
-        raise RecipeError([Problem(shown, f"is not valid YAML: {error}")]) from error
+        message = " ".join(str(error).split())
+        raise RecipeError([Problem(shown, f"is not valid YAML: {message}")]) from error
     if not isinstance(data, dict):
-        raise RecipeError([Problem(shown, "must hold `merge_method:` and `models:`")])
+        found = "is empty" if data is None else f"holds {kind_of(data)}"
+        wanted = "a recipe is a mapping with `merge_method:` and `models:`"
+        raise RecipeError([Problem(shown, f"{found}; {wanted}")])
     return Source(data, path, shown)
+
+
+def kind_of(value: Any) -> str:
+    """What a value of the wrong kind is, in short: a scalar as YAML spells it, or its kind."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return spelled(value)
 
 
 def _reason(path: Path, error: OSError) -> str:

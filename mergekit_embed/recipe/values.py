@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..methods.registry import spelled
+
 Path = tuple[str | int, ...]
 """Keys and indexes that lead to a place of the recipe, such as ("models", 1, "parameters")."""
 
@@ -109,7 +111,7 @@ def parse(raw: Any, path: Path, report: Report) -> Value | None:
 def _parse_gradient(raw: Sequence[Any], path: Path, report: Report) -> Gradient | None:
     wrong = [i for i, item in enumerate(raw) if not _is_number(item)]
     for index in wrong:
-        report((*path, index), f"a gradient holds numbers only, not {raw[index]!r}")
+        report((*path, index), f"a gradient holds numbers only, not {spelled(raw[index])}")
     return None if wrong else Gradient(tuple(float(item) for item in raw))
 
 
@@ -137,7 +139,7 @@ def _parse_filtered(raw: Sequence[Any], path: Path, report: Report) -> Filtered 
 
 def _valid_pattern(pattern: Any, path: Path, report: Report) -> bool:
     if not isinstance(pattern, str) or not pattern:
-        report(path, f"a filter is a piece of a tensor's name, not {pattern!r}")
+        report(path, f"a filter is a piece of a tensor's name, not {spelled(pattern)}")
         return False
     if is_regular_expression(pattern):
         try:

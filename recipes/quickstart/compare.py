@@ -29,7 +29,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 
 TEXTS = Path(__file__).with_name("texts.jsonl")
 DOMAINS = ("packages", "docstrings", "commands")
-TOKENS = 128  # read of each text; the models could read 256, in more time
+TOKENS = 96  # read of each text; the models could read 256, in more time
 
 console = Console(highlight=False)
 
@@ -89,8 +89,8 @@ def table(base: Row, members: list[Row], merges: list[Row]) -> Table:
 
 
 def difference(merge: Row, other: Row, label: str) -> str:
-    """In words: how far the merge is from the other row on the mean."""
-    points = round(merge.mean - other.mean, 1)
+    """In words: how far the merge is from the other row on the mean, as the table shows both."""
+    points = round(round(merge.mean, 1) - round(other.mean, 1), 1)
     if points == 0:
         return f"equals {label}"
     direction = "above" if points > 0 else "below"

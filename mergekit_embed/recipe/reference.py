@@ -1,0 +1,238 @@
+"""The reference of recipes, made from the schema and the methods: for editors, and for people.
+
+    python -m mergekit_embed.recipe.reference docs/recipe.md
+
+writes the page; `boom schema` prints the JSON Schema.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..methods import Method, Parameter, available
+from ..methods.registry import REQUIRED, spelled
+from .schema import ModelEntry, RecipeFile
+
+BASE_WORDS = {
+    "origin": "needed; deltas start from it",
+    "optional origin": "optional; when given, the method works on deltas",
+    "first member": "optional; the first of the two models",
+    "files": "optional; gives only tokenizer, configuration and other files",
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, with the parameters of each method."""
+    schema = RecipeFile.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    methods = available()
+    schema["properties"]["merge_method"]["enum"] = sorted(methods)
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"merge_method": {"const": name}}},
+            "then": _method_schema(methods[name]),
+        }
+        for name in sorted(methods)
+    ]
+    return schema
+
+
+def _method_schema(method: Method) -> dict[str, Any]:
+    every = {name: _value_schema(p) for name, p in method.parameters.items()}
+    own = {name: every[name] for name, p in method.parameters.items() if p.per_member}
+    hints = {"int8_mask": {"description": "of mergekit; without effect here"}}
+
+    def parameters(properties: Mapping[str, Any]) -> dict[str, Any]:
+        return {"properties": {**properties, **hints}, "additionalProperties": False}
+
+    common = parameters(every)
+    needed = [name for name, p in method.parameters.items() if p.default is REQUIRED]
+    if needed:
+        common["required"] = needed
+    members = {"items": {"properties": {"parameters": parameters(own)}}}
+    then: dict[str, Any] = {
+        "properties": {
+            "parameters": common,
+            "models": members,
+            "granularity": {"enum": list(method.units)},
+        }
+    }
+    required = (["base_model"] if method.base == "origin" else []) + (
+        ["parameters"] if needed else []
+    )
+    return {**then, "required": required} if required else then
+
+
+def _value_schema(parameter: Parameter) -> dict[str, Any]:
+    scalar = _scalar_schema(parameter)
+    one: list[dict[str, Any]] = [scalar]
+    if parameter.type in {int, float} and parameter.choices is None:
+        one.append({"type": "array", "items": scalar, "minItems": 1})
+    choice = {
+        "type": "object",
+        "properties": {"filter": {"type": "string", "minLength": 1}, "value": {"anyOf": one}},
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+    return {
+        "description": parameter.help,
+        "anyOf": [*one, {"type": "array", "items": choice, "minItems": 1}],
+    }
+
+
+def _scalar_schema(parameter: Parameter) -> dict[str, Any]:
+    if parameter.choices is not None:
+        return {"enum": list(parameter.choices)}
+    if parameter.type is bool:
+        return {"enum": [True, False, 0, 1]}
+    scalar: dict[str, Any] = {"type": "integer" if parameter.type is int else "number"}
+    if parameter.minimum is not None:
+        scalar["minimum"] = parameter.minimum
+    if parameter.maximum is not None:
+        scalar["maximum"] = parameter.maximum
+    return scalar
+
+
+INTRODUCTION = """\
+# Recipes
+
+A recipe is a YAML file that says which models to merge and how. `boom-merge recipe.yaml` runs it;
+`boom-merge recipe.yaml --dry-run` shows what it would do. mergekit's recipes for the methods below
+run unchanged.
+
+This page is made from the schema by `python -m mergekit_embed.recipe.reference docs/recipe.md`.
+Editors that know JSON Schema complete and check recipes with `boom schema > recipe.schema.json` and
+the first line `# yaml-language-server: $schema=recipe.schema.json`.
+
+```yaml
+merge_method: multislerp
+base_model: ./minilm                   # the common start of the members
+models:
+  - model: ./minilm-legal              # a folder, or a Hub id such as org/name@revision
+    parameters: {weight: 2.0}
+  - model: ./minilm-medical            # weight 1.0
+out_dtype: bfloat16
+output: out/minilm-merged
+```
+"""
+
+VALUES = """\
+## Values that differ from tensor to tensor
+
+Every parameter takes one of
+
+- a number (or true, false, a word): the same for every tensor;
+- a list of numbers, a gradient: spread evenly from the first layer to the last, linear in between.
+  Embeddings count as the first layer; what follows the layers counts as the last;
+- a list of `{filter: PATTERN, value: V}`, tried in order, the last one usually without a filter.
+  A pattern is a piece of the tensor's name; or a glob when it holds `*`; or a regular expression
+  between slashes. `V` may be a gradient.
+
+```yaml
+parameters:
+  t:
+    - filter: attention                # a piece of the name
+      value: [0, 0.5, 1]               # rises with depth
+    - filter: /LayerNorm\\.(weight|bias)$/
+      value: 0.5
+    - filter: 2_Dense/*
+      value: 1
+    - value: 0.3                       # everything else
+```
+
+A member's own value wins over that under the top-level `parameters`. Names are those of the base
+(or the first member), with the module's folder in front where there is one:
+`2_Dense/linear.weight`.
+"""
+
+
+def markdown() -> str:
+    """docs/recipe.md."""
+    parts = [
+        INTRODUCTION,
+        "## Keys\n",
+        *_table(("key", "value", "meaning"), _keys(RecipeFile)),
+        "Each entry of `models`:\n",
+        *_table(("key", "value", "meaning"), _keys(ModelEntry)),
+        VALUES,
+        "## Methods and their parameters\n",
+        "What each computes, with sources: [methods.md](methods.md). Parameters marked * may be "
+        "set for each member.\n",
+    ]
+    for name, method in sorted(available().items()):
+        parts += _method(name, method)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _keys(model: type[RecipeFile] | type[ModelEntry]) -> Iterator[tuple[str, str, str]]:
+    properties = model.model_json_schema()["properties"]
+    for name, field in model.model_fields.items():
+        kind = _kind(properties[name])
+        default = "required" if field.is_required() else _default(field.default)
+        yield f"`{name}`", f"{kind}{', ' + default if default else ''}", str(field.description)
+
+
+def _default(default: Any) -> str:
+    if not isinstance(default, bool | str | int):
+        return ""
+    return f"default {spelled(default) if isinstance(default, bool) else default}"
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return " or ".join(f"`{choice}`" for choice in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "anyOf" in schema:
+        kinds = [_kind(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        return " or ".join(kinds)
+    words = {"string": "text", "object": "map", "array": "list", "boolean": "true or false"}
+    kind = str(schema.get("type", ""))
+    return words.get(kind, kind)
+
+
+def _method(name: str, method: Method) -> list[str]:
+    count = "any number of models" if method.exactly is None else f"{method.exactly} model"
+    count += "s" if method.exactly and method.exactly > 1 else ""
+    lines = [
+        f"### `{name}`\n",
+        f"{method.summary} Merges {count}. `base_model`: {BASE_WORDS[method.base]}. "
+        f"`granularity`: {', '.join(method.units)}.\n",
+    ]
+    rows = [
+        (
+            f"`{p.name}`{'*' if p.per_member else ''}",
+            "required" if p.default is REQUIRED else spelled(p.default).strip('"'),
+            _range(p),
+            p.help,
+        )
+        for p in method.parameters.values()
+    ]
+    return [*lines, *_table(("parameter", "default", "range", "meaning"), rows)]
+
+
+def _range(parameter: Parameter) -> str:
+    if parameter.choices is not None:
+        return ", ".join(spelled(choice).strip('"') for choice in parameter.choices)
+    if parameter.type is bool:
+        return "true, false"
+    low, high = parameter.minimum, parameter.maximum
+    if low is None and high is None:
+        return "any"
+    if high is None:
+        return f"{low:g} or more"
+    return f"{low:g} to {high:g}"
+
+
+def _table(head: tuple[str, ...], rows: Any) -> list[str]:
+    body = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    if not body:
+        return ["No parameters.\n"]
+    return [f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *(f"| {r} |" for r in body), ""]
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(markdown(), encoding="utf-8")

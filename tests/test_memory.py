@@ -1,0 +1,67 @@
+"""Memory does not grow with the size of a tensor."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROWS, COLUMNS = 150_000, 1000
+LIMIT = 700 * 10**6
+
+
+def _write_table(path: Path, seed: int) -> Path:
+    """A model that is one float32 embedding table of 600 MB."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    size = ROWS * COLUMNS * 4
+    entry = {"dtype": "F32", "shape": [ROWS, COLUMNS], "data_offsets": [0, size]}
+    header = json.dumps({"embeddings.word_embeddings.weight": entry}).encode()
+    generator = np.random.default_rng(seed)
+    with (path / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for _ in range(100):
+            file.write(generator.standard_normal(size // 400, dtype=np.float32).tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("tables")
+    return [_write_table(root / f"m{seed}", seed) for seed in range(5)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"merge_method": "linear"},
+        {"merge_method": "multislerp", "base": True},
+        {"merge_method": "ties", "base": True, "parameters": {"density": 0.2}},
+        {"merge_method": "delta_guided", "base": True, "granularity": "row"},
+    ],
+    ids=lambda recipe: recipe["merge_method"],
+)
+def test_four_members_with_a_table_of_600_mb_merge_in_700_mb(
+    recipe: dict[str, object], tables: list[Path], tmp_path: Path
+) -> None:
+    recipe = {**recipe, "models": [{"model": str(path)} for path in tables[:4]]}
+    if recipe.pop("base", False):
+        recipe["base_model"] = str(tables[4])
+    (tmp_path / "big.yaml").write_text(json.dumps(recipe))
+    command = "from mergekit_embed.cli.merge import main; main()"
+    arguments = [sys.executable, "-c", command, str(tmp_path / "big.yaml"), "--json"]
+    finished = subprocess.run(
+        [*arguments, "-o", str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    told = json.loads(finished.stdout)
+    assert told["bytes_in"] == (len(tables) if "base_model" in recipe else 4) * ROWS * COLUMNS * 4
+    assert told["peak_memory"] < LIMIT
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert size > ROWS * COLUMNS * 4
+    (tmp_path / "out" / "model.safetensors").unlink()  # 600 MB each, and pytest keeps folders
