@@ -1,0 +1,105 @@
+"""What tests of the whole command share: recipes, the command itself, and changes to folders."""
+
+from __future__ import annotations
+
+import json
+import struct
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
+
+WEIGHTS = "model.safetensors"
+
+
+def write_recipe(path: Path, recipe: str | Mapping[str, Any]) -> Path:
+    """A recipe file: a text as it stands (dedented), or a mapping, one key to a line."""
+    if isinstance(recipe, str):
+        path.write_text(textwrap.dedent(recipe).lstrip("\n"), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(recipe, indent=2), encoding="utf-8")
+    return path
+
+
+def listed(*models: str | Path, weight: float | None = None) -> list[dict[str, Any]]:
+    """The `models` of a recipe."""
+    own = {} if weight is None else {"parameters": {"weight": weight}}
+    return [{"model": str(model), **own} for model in models]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run of the command: its exit code, and what it said on standard output and error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line of standard output."""
+        return self.out.splitlines()[-1]
+
+
+def boom_merge(*arguments: str | Path) -> Ran:
+    """Run `boom-merge` in this process; an exception that it should have reported is raised."""
+    from mergekit_embed.cli.merge import merge
+
+    result = CliRunner().invoke(merge, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of a folder, by its path in it; empty when there is no folder."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def siblings(path: Path) -> list[str]:
+    """The hidden names beside a path that begin as its own: what a merge may leave."""
+    return sorted(p.name for p in path.parent.iterdir() if p.name.startswith(f".{path.name}."))
+
+
+@contextmanager
+def changed_tensors(folder: Path, file: str = WEIGHTS) -> Iterator[dict[str, np.ndarray]]:
+    """The tensors of a safetensors file as NumPy arrays; what the block makes of them is stored."""
+    tensors = load_file(folder / file)
+    yield tensors
+    save_file(tensors, folder / file, metadata={"format": "pt"})
+
+
+@contextmanager
+def changed_json(path: Path) -> Iterator[Any]:
+    """The content of a JSON file; what the block makes of it is stored."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    yield content
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def hollow_model(folder: Path, tensors: int, elements: int) -> Path:
+    """A model of float32 zeros that takes hardly any disk: its data is a hole in the file."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    size = 4 * elements
+    header = json.dumps(
+        {
+            f"encoder.layer.{i}.weight": {
+                "dtype": "F32",
+                "shape": [elements],
+                "data_offsets": [i * size, (i + 1) * size],
+            }
+            for i in range(tensors)
+        }
+    ).encode()
+    with (folder / WEIGHTS).open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + tensors * size)
+    return folder
