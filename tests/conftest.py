@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Family:
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
     """The models as every test finds them; copy them (see `own_family`) before changing any."""
     made = Family(tmp_path_factory.mktemp("family"))
     build_minilm(made.base, seed=0, dense=True, position_ids=True)
@@ -49,3 +50,9 @@ def own_family(family: Family, tmp_path: Path) -> Family:
     for model in (family.base, *family.members):
         shutil.copytree(model, tmp_path / model.name)
     return Family(tmp_path)
+
+
+@pytest.fixture
+def among_models(own_family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the folder of a copy of the family, so that `m1` is a model."""
+    monkeypatch.chdir(own_family.root)

@@ -33,6 +33,12 @@ def listed(*models: str | Path, weight: float | None = None) -> list[dict[str, A
     return [{"model": str(model), **own} for model in models]
 
 
+def recipe(*members: str, **more: Any) -> Path:
+    """recipe.yaml here: a linear merge of m1, m2 and m3, unless told otherwise."""
+    models = listed(*(members or ("m1", "m2", "m3")))
+    return write_recipe(Path("recipe.yaml"), {"merge_method": "linear", "models": models} | more)
+
+
 @dataclass(frozen=True)
 class Ran:
     """A run of the command: its exit code, and what it said on standard output and error."""

@@ -344,7 +344,7 @@ def storage_from_float64(array64: Array, dtype: str) -> bytes:
 
 def normalised(weights: Sequence[float]) -> list[float]:
     """The weights over their sum; ValueError if they cancel."""
-    total = math.fsum(weights)
+    total = sum(weights)
     if total == 0.0:
         raise ValueError(f"weights cancel: {list(weights)}")
     return [weight / total for weight in weights]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference import float64_from_storage, round_to
 from tensor_folders import random_model, raw_bytes, stored, write_folder
 
 import mergekit_embed
@@ -65,8 +66,8 @@ def test_a_mixture_widens_before_it_adds() -> None:
     big, small = np.float32(1.0), np.float32(2.0**-30)
     output = KERNELS.mixture(
         [vector([big], DType.F32), vector([small], DType.F32), vector([-big], DType.F32)],
-        np.array([[[1.0, 1.0, 1.0]]]),
         None,
+        np.array([[[1.0, 1.0, 1.0]]]),
         Layout(1),
         DType.F32,
     )
@@ -74,15 +75,25 @@ def test_a_mixture_widens_before_it_adds() -> None:
     assert output.finite
 
 
-def test_pivots_may_differ_from_row_to_row() -> None:
-    base, member = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1e-9, -0.0, 3.5, 5.0])
-    coefficients = np.array([[[0.0, 1.0]], [[0.5, 0.5]]])
-    pivots = np.array([[1], [0]])
+def test_what_all_members_have_comes_back_whatever_the_base() -> None:
+    """Also where `b + (x - b)` would lose it, and only in the rows whose coefficients sum to 1."""
+    base, member = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1e-19, -0.0, 3.5, 5.0])
+    coefficients = np.array([[[0.3, 0.7]], [[0.25, 0.25]]])
     output = KERNELS.mixture(
-        [vector(base), vector(member)], coefficients, pivots, Layout(2), DType.F64
+        [vector(member), vector(member)], vector(base), coefficients, Layout(2), DType.F64
     )
-    result = output.raw.view(np.float64)
-    assert result.tobytes() == np.array([1e-9, -0.0, 3.25, 4.5]).tobytes()
+    assert output.raw.tobytes() == np.array([1e-19, -0.0, 3.25, 4.5]).tobytes()
+
+
+@pytest.mark.parametrize(("label", "bits"), [("BF16", 8), ("F16", 11)])
+def test_results_are_rounded_once(label: str, bits: int) -> None:
+    """Next to the middle of two 16-bit numbers, the way over float32 would go to the even one."""
+    middle = 1.0 + 2.0**-bits
+    values = np.array([middle - 2.0**-40, middle, middle + 2.0**-40, 3 - middle + 2.0**-40])
+    values = np.concatenate([values, -values, [0.0, -0.0, 2.0**-149, 1e300, -1e300, 2.0**-1074]])
+    output = KERNELS.mixture([vector(values)], None, np.ones((1, 1, 1)), Layout(14), DType[label])
+    found = float64_from_storage(output.raw.tobytes(), label)
+    assert found.tobytes() == round_to(values, label).tobytes()
 
 
 @pytest.mark.parametrize("rank", [1, 2, 17, 500, 999, 1000])

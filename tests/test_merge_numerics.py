@@ -24,7 +24,7 @@ from tensor_folders import (
 import mergekit_embed
 from mergekit_embed.checkpoint import places
 
-WEIGHTS = [0.5, 1.0, 2.0]
+WEIGHTS = [0.3, 1.0, 1.9]  # none of them but 1 a short binary fraction
 
 Expected = Callable[[Sequence[Any], Any], Any]
 
@@ -55,24 +55,24 @@ CASES: dict[str, tuple[dict[str, Any], int, bool, Expected]] = {
         lambda m, b: reference.task_arithmetic(m, b, WEIGHTS, normalize=True),
     ),
     "slerp": ({"parameters": {"t": 0.3}}, 2, False, _pair(reference.slerp, 0.3)),
-    "nuslerp": ({}, 2, False, _pair(reference.nuslerp, 0.5, 1.0)),
+    "nuslerp": ({}, 2, False, _pair(reference.nuslerp, 0.3, 1.0)),
     "nuslerp of deltas": (
         {},
         2,
         True,
-        lambda m, b: reference.nuslerp(m[0], m[1], 0.5, 1.0, base=b),
+        lambda m, b: reference.nuslerp(m[0], m[1], 0.3, 1.0, base=b),
     ),
     "nuslerp of rows": (
         {"parameters": {"nuslerp_flatten": False}},
         2,
         True,
-        lambda m, b: reference.nuslerp(m[0], m[1], 0.5, 1.0, base=b, flatten=False),
+        lambda m, b: reference.nuslerp(m[0], m[1], 0.3, 1.0, base=b, flatten=False),
     ),
     "nuslerp of columns": (
         {"parameters": {"nuslerp_flatten": False, "nuslerp_row_wise": True}},
         2,
         False,
-        lambda m, b: reference.nuslerp(m[0], m[1], 0.5, 1.0, flatten=False, row_wise=True),
+        lambda m, b: reference.nuslerp(m[0], m[1], 0.3, 1.0, flatten=False, row_wise=True),
     ),
     "multislerp": ({}, 3, False, lambda m, b: reference.multislerp(m, WEIGHTS)),
     "multislerp of deltas": ({}, 3, True, lambda m, b: reference.multislerp(m, WEIGHTS, base=b)),
@@ -244,6 +244,11 @@ SYMMETRIC = [n for n in CASES if not n.startswith(("slerp", "ema", "passthrough"
 def test_the_order_of_members_does_not_matter(name: str, zoo: Zoo, tmp_path: Path) -> None:
     _, count, based, _ = CASES[name]
     recipe = _recipe(name, zoo.paths[:count], zoo.base_path if based else None)
+    if name.startswith("ties"):
+        # Sums of these are exact. Others may cancel to 0 in one order and to 1e-19 in another,
+        # and the sign that is elected there decides about the element.
+        for model, weight in zip(recipe["models"], (0.5, 1.0, 2.0), strict=True):
+            model["parameters"] = {"weight": weight}
     turned = {**recipe, "models": recipe["models"][::-1]}
     mergekit_embed.merge(recipe, tmp_path / "out", device="cpu")
     mergekit_embed.merge(turned, tmp_path / "turned", device="cpu")

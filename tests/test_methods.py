@@ -12,7 +12,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mergekit_embed.methods import Gram, MergeWarning, available, mixture
-from mergekit_embed.methods.gram import with_origin
 from mergekit_embed.methods.registry import _METHODS, Weights
 
 settings.register_profile("quick", max_examples=60, deadline=None)
@@ -50,7 +49,7 @@ def merged(name: str, members: np.ndarray, base: np.ndarray | None = None, **giv
         found = method.function(gram_of(members, base), **given)
     if base is None:
         return found @ members
-    return with_origin(found) @ np.vstack([base, members])
+    return base + found @ (members - base)
 
 
 AVERAGES = ("linear", "multislerp", "karcher", "ema")

@@ -618,6 +618,22 @@ def test_other_recipes_of_mergekit_load(text: str, expected: dict[str, Any]) -> 
         assert (found.tolist() if isinstance(found, np.ndarray) else found) == value
 
 
+def test_keys_without_a_value_are_as_good_as_absent() -> None:
+    recipe = load_text("""
+        merge_method: linear
+        models:
+          - model: acme/e5-legal
+            parameters:
+        base_model:
+        parameters:
+        dtype:
+        out_dtype:
+        tokenizer_source:
+    """)
+    assert recipe.values_for("any", 0.0)["weight"].tolist() == [1.0]
+    assert (recipe.base, recipe.dtype) == (None, None)
+
+
 def test_dtype_is_what_is_stored_unless_out_dtype_says_otherwise() -> None:
     models = {"merge_method": "linear", "models": listed("a")}
     assert load(models).dtype is None

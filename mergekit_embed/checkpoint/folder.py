@@ -8,8 +8,11 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .shell import Fact, Module, describe, read_modules
-from .tensor import StoredTensor
+from .tensor import StoredTensor, short
 from .weights import has_weights, read_weights
+
+WEIGHTED = {"CNN", "Dense", "LSTM", "LayerNorm", "StaticEmbedding", "Transformer"}
+"""Modules that cannot do without weights; those of other classes may have some or none."""
 
 UNREADABLE = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".ckpt", ".npz")
 
@@ -56,6 +59,15 @@ def open_checkpoint(root: Path, label: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: when it is not a model folder, or a file in it is broken or hostile.
     """
+    try:
+        return _open(root, label or str(root))
+    except OSError as error:
+        raise CheckpointError(
+            error.filename or root, f"cannot be read: {error.strerror or error}"
+        ) from error
+
+
+def _open(root: Path, label: str) -> Checkpoint:
     if not root.is_dir():
         raise CheckpointError(root, "is not a folder")
     modules = read_modules(root)
@@ -63,19 +75,25 @@ def open_checkpoint(root: Path, label: str | None = None) -> Checkpoint:
     components: dict[str, Component] = {}
     counts: dict[str, int] = {}
     seen: set[str] = set()
+    bereft: list[Path] = []
     for module in folders:
         counts[module.kind] = counts.get(module.kind, 0) + 1
         folder = root / module.path
-        if module.path in seen or not has_weights(folder):
+        if module.path in seen:
+            continue
+        if not has_weights(folder):
             _refuse_unreadable(folder, root)
+            bereft += [folder] if module.kind in WEIGHTED else []
             continue
         seen.add(module.path)
         number = counts[module.kind]
         role = module.kind if number == 1 else f"{module.kind} {number}"
         components[role] = Component(role, module.path, read_weights(folder))
-    if not components:
-        raise CheckpointError(root, _no_weights(root))
-    return Checkpoint(label or str(root), root, components, modules, describe(root, modules))
+    if bereft or not components:
+        first = bereft[0] if bereft and components else root
+        raise CheckpointError(first, _no_weights(first))
+    _refuse_ambiguous(root, components)
+    return Checkpoint(label, root, components, modules, describe(root, modules))
 
 
 def _refuse_unreadable(folder: Path, root: Path) -> None:
@@ -85,6 +103,16 @@ def _refuse_unreadable(folder: Path, root: Path) -> None:
     found = sorted(p.name for p in folder.iterdir() if p.suffix in UNREADABLE)
     if found:
         raise CheckpointError(folder, f"keeps its weights in {found[0]}, which cannot be merged")
+
+
+def _refuse_ambiguous(root: Path, components: Mapping[str, Component]) -> None:
+    """A tensor of the transformer may be called `2_Dense/linear.weight`; both cannot be merged."""
+    keys: set[str] = set()
+    for component in components.values():
+        for key in map(component.key, component.tensors):
+            if key in keys:
+                raise CheckpointError(root, f"holds two tensors called {short(key)}")
+            keys.add(key)
 
 
 def _no_weights(root: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import MergekitEmbedError
 
-HUB_ID = re.compile(r"^(?P<id>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?$")
+HUB_ID = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 
 WANTED = (
     "*.json",
@@ -36,14 +36,17 @@ def locate(reference: str, folders: tuple[Path, ...]) -> Path:
     """
     tried = []
     for folder in dict.fromkeys(folders):
-        path = folder / Path(reference).expanduser()
-        if path.is_dir():
-            return path
-        if path.exists():
-            raise NotFoundError(f"{path} is a file; a model is a folder")
+        try:
+            path = folder / Path(reference).expanduser()
+            if path.is_dir():
+                return path
+            if path.exists():
+                raise NotFoundError(f"{path} is a file; a model is a folder")
+        except (OSError, RuntimeError) as error:  # a name too long, no permission, no such ~user
+            raise NotFoundError(f"{reference} cannot be looked up: {error}") from error
         tried.append(str(path))
     looked = f"there is no folder {' or '.join(dict.fromkeys(tried))}"
-    found = HUB_ID.match(reference)
+    found = HUB_ID.fullmatch(reference)
     if found is None or reference.startswith("."):
         raise NotFoundError(looked)
     return _download(found["id"], found["revision"], looked)

@@ -7,19 +7,30 @@ safetensors file.
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..dtypes import DType
 from ..errors import CheckpointError
-from .tensor import StoredTensor
+from .tensor import Shape, StoredTensor, is_name, is_possible, short
 
 if TYPE_CHECKING:
     import torch
+
+LOCAL_HEADER = struct.Struct("<4s22xHH")
+"""What precedes an entry of a zip file: its mark, and the lengths of its name and its padding."""
+
+FORBIDDEN = re.compile(r"GLOBAL (\S{1,100})")
+"""How torch names what a pickle calls for and may not have."""
+
+ORDER = b"little"
 
 ADVICE = "convert it with transformers' `save_pretrained`, which writes safetensors"
 
@@ -30,28 +41,44 @@ def read_pickle(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: when it is not a zip-format checkpoint of plain tensors, or would run code.
     """
-    _check_archive(path)
+    records = _records(path)
     state = _load_without_data(path)
     if not isinstance(state, Mapping):
         raise CheckpointError(path, f"holds a {type(state).__name__}, not a state dict; {ADVICE}")
-    size = path.stat().st_size
     return {
-        str(name): _tensor(path, str(name), tensor, size)
+        name: _tensor(path, name, tensor, records)
         for name, tensor in state.items()
         if tensor is not None
     }
 
 
-def _check_archive(path: Path) -> None:
+def _records(path: Path) -> dict[int, int]:
+    """The pieces of data in the archive: where each starts in the file, and how long it is."""
     try:
         if not zipfile.is_zipfile(path):
             raise CheckpointError(path, f"is truncated, or of PyTorch before 1.6; {ADVICE}")
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(path, f"holds compressed data ({entry.filename!r})")
-    except (OSError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return {
+                _data_offset(path, file, entry): entry.file_size for entry in archive.infolist()
+            }
+    except (OSError, ValueError, struct.error, NotImplementedError, zipfile.BadZipFile) as error:
         raise CheckpointError(path, f"cannot be read: {error}") from error
+
+
+def _data_offset(path: Path, file: BinaryIO, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of an entry start: behind its header, its name and its padding."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise CheckpointError(path, f"holds compressed data ({short(entry.filename)})")
+    file.seek(entry.header_offset)
+    mark, name, padding = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    if mark != b"PK\3\4":
+        raise CheckpointError(path, f"is broken: {short(entry.filename)} is not where it should be")
+    file.seek(name + padding, os.SEEK_CUR)
+    offset = file.tell()
+    # torch crashes when it is to swap the bytes of data that it has not loaded.
+    if entry.filename.lower().endswith("byteorder") and file.read(len(ORDER)) != ORDER:
+        raise CheckpointError(path, f"does not hold little-endian numbers; {ADVICE}")
+    return offset
 
 
 def _load_without_data(path: Path) -> Any:
@@ -62,38 +89,54 @@ def _load_without_data(path: Path) -> Any:
         with warnings.catch_warnings(), FakeTensorMode():
             warnings.simplefilter("ignore")
             return torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        first = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
+    except Exception as error:  # what torch raises on a broken pickle is anything at all
+        code = FORBIDDEN.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
+            raise CheckpointError(
+                path, f"holds more than tensors ({code[1]}), and reading that could run code"
+            ) from error
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            path, f"holds more than tensors, and reading that could run code. {first}".strip()
+            path, f"is not a PyTorch checkpoint of plain tensors ({first}); {ADVICE}"
         ) from error
-    except (RuntimeError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(path, f"is not a readable PyTorch checkpoint: {first}") from error
 
 
-def _tensor(path: Path, name: str, tensor: Any, size: int) -> StoredTensor:
+def _tensor(path: Path, name: Any, tensor: Any, records: Mapping[int, int]) -> StoredTensor:
     import torch
 
+    if not is_name(name):
+        raise CheckpointError(path, f"has {short(name)} for the name of a tensor; {ADVICE}")
     if not isinstance(tensor, torch.Tensor):
         kind = type(tensor).__name__
-        raise CheckpointError(path, f"{name!r} is a {kind}, not a tensor; {ADVICE}")
-    dtype = _dtype(path, name, tensor)
-    storage: Any = tensor.untyped_storage()
+        raise CheckpointError(path, f"{short(name)} is a {kind}, not a tensor; {ADVICE}")
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_neg()
+    storage: Any = tensor.untyped_storage() if plain else None
     base = getattr(storage, "_checkpoint_offset", None)
-    if base is None or tensor.layout != torch.strided or tensor.is_quantized:
-        raise CheckpointError(path, f"tensor {name!r} is not stored as plain numbers; {ADVICE}")
-    offset = int(base) + int(tensor.storage_offset()) * dtype.itemsize
-    contiguous = tensor.is_contiguous()
-    reach = _reach(tuple(tensor.shape), tuple(tensor.stride())) * dtype.itemsize
-    inside = int(tensor.storage_offset()) * dtype.itemsize + reach <= storage.nbytes()
-    if not inside or offset + reach > size or min(tensor.stride(), default=0) < 0:
-        raise CheckpointError(path, f"tensor {name!r} reaches beyond its data")
-    strides = None if contiguous else tuple(tensor.stride())
-    return StoredTensor(name, dtype, tuple(tensor.shape), path, offset, strides)
+    if base is None:
+        raise CheckpointError(
+            path, f"tensor {short(name)} is not stored as plain numbers; {ADVICE}"
+        )
+    dtype = _dtype(path, name, tensor)
+    # torch only reckons where a storage lies, and enlarges it to hold whatever a tensor claims.
+    if records.get(base) != storage.nbytes():
+        raise CheckpointError(
+            path,
+            f"tensor {short(name)} reaches beyond its data, or another program than torch packed "
+            f"the file; {ADVICE}",
+        )
+    shape = tuple(tensor.shape)
+    # A stride along one element leads nowhere, and may be too large for NumPy.
+    strides = tuple(s if n > 1 else 0 for n, s in zip(shape, tensor.stride(), strict=True))
+    first = int(tensor.storage_offset())
+    end = (first + _reach(shape, strides)) * dtype.itemsize
+    if end > storage.nbytes() or min(strides, default=0) < 0 or not is_possible(shape, dtype):
+        raise CheckpointError(path, f"tensor {short(name)} reaches beyond its data")
+    offset = base + first * dtype.itemsize
+    packed = tensor.is_contiguous()
+    return StoredTensor(name, dtype, shape, path, offset, None if packed else strides)
 
 
-def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+def _reach(shape: Shape, strides: Shape) -> int:
     """Elements from the first to the last of a strided tensor, both counted."""
     if 0 in shape:
         return 0
@@ -116,5 +159,5 @@ def _dtype(path: Path, name: str, tensor: torch.Tensor) -> DType:
         torch.bool: DType.BOOL,
     }
     if tensor.dtype not in known:
-        raise CheckpointError(path, f"tensor {name!r} has the unsupported type {tensor.dtype}")
+        raise CheckpointError(path, f"tensor {short(name)} has the unsupported {tensor.dtype}")
     return known[tensor.dtype]

@@ -16,12 +16,11 @@ from typing import Any
 
 from ..dtypes import DType
 from ..errors import CheckpointError
-from .tensor import Shape, StoredTensor
+from .tensor import METADATA, Shape, StoredTensor, is_name, is_possible, short
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the reference implementation."""
 
-MAX_DIMENSIONS = 64
 LENGTH = struct.Struct("<Q")
 
 
@@ -59,46 +58,49 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 def _entries(path: Path, raw: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise CheckpointError(path, f"names {twice!r} twice in its header")
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise CheckpointError(path, f"names {short(name)} twice in its header")
+            found[name] = value
         return found
 
     try:
-        header = json.loads(raw, object_pairs_hook=unique)
+        # Decoded first: json.loads would take bytes in UTF-16 too, which other readers refuse.
+        header = json.loads(raw.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"has a header that is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise CheckpointError(path, "has a header that is not a JSON object")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(path, "has `__metadata__` that is not a map of strings")
+        raise CheckpointError(path, f"has `{METADATA}` that is not a map of strings")
     return header
 
 
 def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTensor:
     def refuse(what: str) -> CheckpointError:
-        return CheckpointError(path, f"tensor {name!r}: {what}")
+        return CheckpointError(path, f"tensor {short(name)}: {what}")
 
+    if not is_name(name):
+        raise refuse("impossible name")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise refuse("must have a dtype, a shape and data_offsets, and nothing else")
     try:
         dtype = DType[entry["dtype"]]
     except (KeyError, TypeError):
-        raise refuse(f"unknown dtype {entry['dtype']!r}") from None
+        raise refuse(f"unknown dtype {short(entry['dtype'])}") from None
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        raise refuse(f"impossible shape {_short(shape)}")
+    if not _are_sizes(shape) or not is_possible(tuple(shape), dtype):
+        raise refuse(f"impossible shape {short(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise refuse(f"impossible data_offsets {_short(offsets)}")
+        raise refuse(f"impossible data_offsets {short(offsets)}")
     begin, end = offsets
     if end > size - start:
         raise refuse(f"ends at byte {end:,} of {size - start:,}; the file is truncated, or lies")
     tensor = StoredTensor(name, dtype, tuple(shape), path, start + begin)
     if math.prod(shape) * dtype.bits != (end - begin) * 8:
-        raise refuse(f"shape {_short(shape)} of {dtype} does not take {end - begin:,} bytes")
+        raise refuse(f"shape {short(shape)} of {dtype} does not take {end - begin:,} bytes")
     return tensor
 
 
@@ -108,17 +110,12 @@ def _are_sizes(values: Any) -> bool:
     )
 
 
-def _short(value: Any) -> str:
-    spelled = repr(value)
-    return spelled if len(spelled) <= 80 else spelled[:77] + "..."
-
-
 def _check_layout(path: Path, tensors: Iterable[StoredTensor], start: int, size: int) -> None:
     position = start
     for tensor in tensors:
         if tensor.offset != position:
             wrong = "overlaps the one before" if tensor.offset < position else "leaves a hole"
-            raise CheckpointError(path, f"tensor {tensor.name!r}: {wrong} in the data")
+            raise CheckpointError(path, f"tensor {short(tensor.name)}: {wrong} in the data")
         position += tensor.nbytes
     if position != size:
         raise CheckpointError(path, f"holds {size - position:,} bytes that belong to no tensor")
@@ -136,7 +133,7 @@ def layout(
         the bytes up to the data (length and header, padded to 8), the offset of every tensor from
         the start of the file, and the size of the whole file.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}
     relative: dict[str, int] = {}
     position = 0
     for name in sorted(tensors, key=lambda name: (-tensors[name][0].bits, name)):

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .weights import inside, read_json
+from ..errors import CheckpointError
+from .tensor import short
+from .weights import inside, read_json, read_object
 
 ASPECTS = {
     "pooling": "pools by",
@@ -70,6 +72,15 @@ POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 
+DENSE_DEFAULTS = {
+    "activation_function": "torch.nn.modules.activation.Tanh",
+    "bias": True,
+    "module_input_name": "sentence_embedding",
+    "module_output_name": "sentence_embedding",
+    "use_residual": False,
+}
+"""What a Dense does where its configuration is silent, as those of older releases are."""
+
 
 @dataclass(frozen=True)
 class Module:
@@ -91,39 +102,42 @@ class Fact:
 def read_modules(root: Path) -> tuple[Module, ...]:
     """The modules of a sentence-transformers folder, in order; empty for a bare transformer.
 
+    The order is that of the file, as it is for sentence-transformers, whatever `idx` says.
+
     Raises:
         CheckpointError: when modules.json is broken or names a folder outside the model's.
     """
     path = root / "modules.json"
     if not path.is_file():
         return ()
-    content = read_json(path)
-    entries = content if isinstance(content, list) else []
+    entries = read_json(path)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise CheckpointError(path, "is not a list of modules")
     modules = []
-    for entry in sorted(entries, key=_module_index):
-        kind = str(entry.get("type", "")).rpartition(".")[2]
-        folder = entry.get("path", "")
-        inside(root, folder, path)
-        modules.append(Module(kind, folder))
-        if kind in {"Router", "Asym"}:
-            modules.extend(_routed(root, inside(root, folder, path)))
+    for entry in entries:
+        module = _module(root, root, entry.get("path"), entry.get("type"), path)
+        modules.append(module)
+        if module.kind in {"Router", "Asym"}:
+            modules.extend(_routed(root, root / module.path))
     return tuple(modules)
 
 
-def _module_index(entry: Any) -> int:
-    index = entry.get("idx", 0) if isinstance(entry, dict) else 0
-    return index if isinstance(index, int) else 0
+def _module(root: Path, folder: Path, path: Any, kind: Any, told_by: Path) -> Module:
+    """The module in `path`, counted from `folder`; its path is spelled in one way only."""
+    relative = inside(folder, path, told_by).relative_to(root).as_posix()
+    if not isinstance(kind, str):
+        raise CheckpointError(told_by, f"does not say the type of the module in {short(path)}")
+    return Module(kind.rpartition(".")[2], "" if relative == "." else relative)
 
 
 def _routed(root: Path, folder: Path) -> list[Module]:
     """The modules inside a Router, which lists them in a file of its own."""
     config = folder / "router_config.json"
     config = config if config.is_file() else folder / "config.json"
-    types = read_json(config).get("types", {}) if config.is_file() else {}
-    return [
-        Module(str(kind).rpartition(".")[2], str(inside(folder, path, config).relative_to(root)))
-        for path, kind in types.items()
-    ]
+    types = read_object(config).get("types", {})
+    if not isinstance(types, dict):
+        raise CheckpointError(config, "has `types` that are not a map from modules to classes")
+    return [_module(root, folder, path, kind, config) for path, kind in types.items()]
 
 
 def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
@@ -142,8 +156,7 @@ def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
         facts["tokenizer"] = tokenizer
     config = transformer / "config.json"
     if config.is_file():
-        value = read_json(config)
-        value = value if isinstance(value, dict) else {}
+        value = read_object(config)
         model_type = value.get("model_type", "unknown")
         facts["config"] = Fact(
             {k: v for k, v in value.items() if not _is_cosmetic(k)},
@@ -154,23 +167,20 @@ def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
 
 
 def _transformer_folder(root: Path, modules: Sequence[Module]) -> Path:
-    return root / modules[0].path if modules else root
+    """The folder of the first transformer, which a Router may hold, else of the first module."""
+    found = [module for module in modules if "ransformer" in module.kind] or modules[:1]
+    return root / found[0].path if found else root
 
 
 def _is_cosmetic(key: str) -> bool:
     return key.startswith(COSMETIC_CONFIG) or "dropout" in key
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    content = read_json(path) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
-
-
 def _pooling(root: Path, modules: Sequence[Module]) -> Fact:
     found, file = [], "modules.json"
     for module in modules:
         if module.kind == "Pooling":
-            config = _optional_json(root / module.path / "config.json")
+            config = read_object(root / module.path / "config.json")
             file = f"{module.path}/config.json"
             found.append((_pooling_modes(config), bool(config.get("include_prompt", True))))
     words = " then ".join(
@@ -182,22 +192,23 @@ def _pooling(root: Path, modules: Sequence[Module]) -> Fact:
 
 
 def _pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modes in the order in which their vectors are joined."""
     mode = config.get("pooling_mode")
     if isinstance(mode, str):
-        return tuple(sorted(mode.split("+")))
-    if isinstance(mode, list | tuple):
-        return tuple(sorted(map(str, mode)))
-    return tuple(sorted(name for flag, name in POOLING_FLAGS.items() if config.get(flag)))
+        return (mode,)
+    if isinstance(mode, list):
+        return tuple(map(str, mode))
+    return tuple(name for flag, name in POOLING_FLAGS.items() if config.get(flag)) or ("mean",)
 
 
 def _prompts(root: Path) -> Fact:
     file = "config_sentence_transformers.json"
-    config = _optional_json(root / file)
+    config = read_object(root / file)
     prompts = config.get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
     spoken = {name: text for name, text in sorted(prompts.items()) if text}
     default = config.get("default_prompt_name")
-    default = default if default in spoken else None
+    default = default if isinstance(default, str) and default in spoken else None
     words = json.dumps(spoken, ensure_ascii=False) + (f", {default} by default" if default else "")
     return Fact((spoken, default), words, file)
 
@@ -208,7 +219,9 @@ def _other_modules(root: Path, modules: Sequence[Module]) -> Fact:
     for module in modules[1:]:
         if module.kind in {"Pooling", "Normalize"}:
             continue
-        config = _optional_json(root / module.path / "config.json")
+        config = read_object(root / module.path / "config.json")
+        if module.kind == "Dense":
+            config = DENSE_DEFAULTS | config
         activation = str(config.pop("activation_function", "")).rpartition(".")[2]
         found.append((module.kind, activation, config))
     words = ", ".join(f"{kind}({activation})" for kind, activation, _ in found) or "none besides"
@@ -248,10 +261,11 @@ def _tokenizer_digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     model = content.get("model")
     model = model if isinstance(model, dict) else {}
-    merges = model.get("merges")
-    pairs = [" ".join(m) if isinstance(m, list) else m for m in merges or []]
+    pairs = [" ".join(map(str, m)) if isinstance(m, list) else m for m in _list(model, "merges")]
     tokens = [
-        [t.get("id"), t.get("content")] for t in content.get("added_tokens") or [] if t is not None
+        [token.get("id"), token.get("content")]
+        for token in _list(content, "added_tokens")
+        if isinstance(token, dict)
     ]
     parts = [
         model.get("type"),
@@ -263,6 +277,11 @@ def _tokenizer_digest(path: Path) -> str:
         content.get("post_processor"),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _list(content: Mapping[str, Any], key: str) -> list[Any]:
+    value = content.get(key)
+    return value if isinstance(value, list) else []
 
 
 def same(left: Fact, right: Fact) -> bool:

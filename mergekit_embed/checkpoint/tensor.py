@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from ..dtypes import DType
 
 Shape = tuple[int, ...]
+
+METADATA = "__metadata__"
+"""What a safetensors header calls its own entry; no tensor can have this name."""
+
+MAX_NAME_CHARACTERS = 4096
+MAX_DIMENSIONS = 64
+MAX_BYTES = 2**63 - 1
+"""What files and NumPy can address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +46,31 @@ class StoredTensor:
     def nbytes(self) -> int:
         """Bytes of the elements, packed."""
         return (self.count * self.dtype.bits + 7) // 8
+
+
+def is_name(name: object) -> TypeGuard[str]:
+    """True for a name that can be written again: a string, of sane length, without surrogates."""
+    if not isinstance(name, str) or len(name) > MAX_NAME_CHARACTERS or name == METADATA:
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_possible(shape: Shape, dtype: DType) -> bool:
+    """True for a shape that a tensor can have, empty or not.
+
+    Zeros do not count: NumPy, torch and the safetensors library all fail on a product of the other
+    sizes that overflows, even though no element is there.
+    """
+    if len(shape) > MAX_DIMENSIONS:
+        return False
+    return math.prod(size for size in shape if size) * dtype.bits <= 8 * MAX_BYTES
+
+
+def short(value: object) -> str:
+    """A value from a file as an error shows it: a hostile one may fill many screens."""
+    spelled = repr(value)
+    return spelled if len(spelled) <= 160 else spelled[:157] + "..."

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import CheckpointError
 from .pickle_file import read_pickle
 from .safetensors_file import read_header
-from .tensor import StoredTensor
+from .tensor import StoredTensor, is_name, short
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -18,6 +18,8 @@ PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 MAX_JSON_BYTES = 256 * 2**20
+MAX_PATH_BYTES = 255
+"""What file systems take for one name; no model needs more for a whole path."""
 
 Reader = Callable[[Path], dict[str, StoredTensor]]
 
@@ -67,19 +69,35 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(path, f"is not valid JSON: {error}") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a model folder that must hold an object; empty when there is no such file.
+
+    Raises:
+        CheckpointError: when it is huge, not JSON, or anything but an object.
+    """
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(path, "is not a JSON object")
+    return content
+
+
 def inside(folder: Path, relative: Any, told_by: Path) -> Path:
     """The file or folder that `told_by` names, which must lie inside the model's folder.
 
     Raises:
-        CheckpointError: for absolute paths, drive letters, and paths that climb out with `..`.
+        CheckpointError: for absolute paths, drive letters, paths that climb out with `..`, and
+            what no file system takes.
     """
-    valid = isinstance(relative, str) and "\0" not in relative
-    posix, windows = PurePosixPath(str(relative)), PureWindowsPath(str(relative))
-    climbs = ".." in posix.parts or ".." in windows.parts
-    if not valid or climbs or posix.is_absolute() or windows.anchor:
-        raise CheckpointError(
-            told_by, f"names {relative!r}, which is not inside the model's folder"
-        )
+    refused = CheckpointError(
+        told_by, f"names {short(relative)}, which is not inside the model's folder"
+    )
+    if not is_name(relative) or "\0" in relative or len(relative.encode()) > MAX_PATH_BYTES:
+        raise refused
+    posix, windows = PurePosixPath(relative), PureWindowsPath(relative)
+    if ".." in posix.parts or ".." in windows.parts or posix.is_absolute() or windows.anchor:
+        raise refused
     return folder / posix
 
 
@@ -94,9 +112,11 @@ def _read_shards(index: Path, reader: Reader) -> dict[str, StoredTensor]:
         path = inside(index.parent, file, index)
         if file not in shards:
             if not path.is_file():
-                raise CheckpointError(index, f"names the shard {file!r}, which is not there")
+                raise CheckpointError(index, f"names the shard {short(file)}, which is not there")
             shards[file] = reader(path)
         if name not in shards[file]:
-            raise CheckpointError(index, f"places {name!r} in {file!r}, which does not hold it")
+            raise CheckpointError(
+                index, f"places {short(name)} in {short(file)}, which does not hold it"
+            )
         found[name] = shards[file][name]
     return found

@@ -78,17 +78,19 @@ def merge(
     quiet: bool,
 ) -> None:
     """Check and plan every recipe, then run one after the other."""
+    running: str | None = None
     try:
         targets = _targets(recipes, output)
         jobs = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
         for recipe, planned in jobs:
+            running = str(recipe)
             if dry_run:
                 _show_plan(recipe, planned, as_json=as_json)
                 planned.check_disk()
             else:
                 _merge_one(recipe, planned, device, as_json=as_json, quiet=quiet)
     except MergekitEmbedError as error:
-        failure(error, as_json=as_json)
+        failure(error, as_json=as_json, recipe=running)
         context.exit(error.exit_code)
 
 

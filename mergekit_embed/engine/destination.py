@@ -13,8 +13,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,6 +64,10 @@ NOT_SHELL = {
     "training_args.bin",
 }
 """What tells of one member's making, or repeats its weights."""
+
+
+UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What file systems answer that cannot reserve space, or not lock."""
 
 
 def check_destination(plan: Plan) -> None:
@@ -206,17 +210,15 @@ class Destination:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._descriptors.append(descriptor)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
-                raise
-            os.ftruncate(descriptor, size)
+        os.ftruncate(descriptor, size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with _where_supported():
+                os.posix_fallocate(descriptor, 0, size)
         os.pwrite(descriptor, header, 0)
 
     def _sync_folders(self) -> None:
         for folder in [self._partial, *(p for p in self._partial.rglob("*") if p.is_dir())]:
-            _sync(folder)
+            _sync_folder(folder)
 
     def _swap(self) -> None:
         """Rename into place. Where this ends early, `_clear` puts an older model back."""
@@ -224,7 +226,7 @@ class Destination:
         if self._final.exists():
             self._final.rename(self._aside)
         self._partial.rename(self._final)
-        _sync(self._final.parent)
+        _sync_folder(self._final.parent)
 
     def _discard(self) -> None:
         """Close everything, and remove what was not committed."""
@@ -251,7 +253,8 @@ def _locked(path: Path) -> int | None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _where_supported():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
@@ -260,6 +263,16 @@ def _locked(path: Path) -> int | None:
         raise
     os.close(descriptor)
     return None
+
+
+@contextmanager
+def _where_supported() -> Iterator[None]:
+    """Go on without what the file system cannot do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def _explained(output: Path, error: OSError) -> OutputError:
@@ -279,6 +292,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    with suppress(OSError):  # some file systems cannot, and none loses a file for it
+        _sync(path)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -50,7 +50,7 @@ def match_tensors(recipe: Recipe, models: Models) -> tuple[list[Match], list[Pro
     for view in views:
         may_have_more = view.model is models.base and models.base is not models.shell
         problems += view.problems(recipe, may_have_more)
-    return _kept(matches, recipe), _once(problems), _notes(matches)
+    return _kept(matches, recipe), problems, _notes(matches)
 
 
 def _needs_base(recipe: Recipe) -> bool:
@@ -149,10 +149,6 @@ def _listed(names: list[str]) -> str:
     count = len(names)
     more = f" and {count - SHOWN} more" if count > SHOWN else ""
     return f"{count} tensor{'s' if count > 1 else ''} ({', '.join(names[:SHOWN])}{more})"
-
-
-def _once(problems: list[Problem]) -> list[Problem]:
-    return list(dict.fromkeys(problems))
 
 
 def _notes(matches: list[Match]) -> list[str]:

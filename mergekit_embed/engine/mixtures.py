@@ -8,7 +8,6 @@ import numpy as np
 
 from ..kernels import BLOCK, Doubles, Layout, Moments
 from ..methods import Gram
-from ..methods.gram import with_origin
 from .plan import Job
 from .stream import Chunk, Shop, Stream
 
@@ -72,15 +71,14 @@ def _wants_absolute(stream: Stream) -> bool:
 
 
 def coefficients_of(job: Job, shop: Shop, gram: Gram) -> Doubles:
-    """The method's coefficients, with the origin's share first where there is an origin."""
+    """The method's coefficients: float64 (..., K)."""
     method = shop.plan.recipe.method
     assert job.parameters is not None
-    found = np.asarray(method.function(gram, **method.arguments(job.parameters)), dtype=np.float64)
-    return with_origin(found) if job.origin is not None else found
+    return np.asarray(method.function(gram, **method.arguments(job.parameters)), dtype=np.float64)
 
 
 def _combine(stream: Stream, coefficients: Doubles, start: int, stop: int) -> None:
-    """Write the mixture of a range whose coefficients are the same throughout, shape (V,)."""
+    """Write the mixture of a range whose coefficients are the same throughout, shape (K,)."""
     shaped = coefficients.reshape(1, 1, -1)
     for chunk in stream.chunks(start, stop):
         _mix(stream, chunk, shaped, Layout(chunk.count))
@@ -88,18 +86,9 @@ def _combine(stream: Stream, coefficients: Doubles, start: int, stop: int) -> No
 
 
 def _mix(stream: Stream, chunk: Chunk, coefficients: Doubles, layout: Layout) -> None:
-    vectors = chunk.members()
-    pivots = None
-    if stream.job.origin is not None:
-        # Around the base; but around the first member where the base has no share, so that equal
-        # members come back bit for bit. A base that has none anywhere need not be read.
-        pivots = (coefficients[..., 0] == 0.0).astype(np.intp)
-        if pivots.all():
-            coefficients, pivots = coefficients[..., 1:], pivots - 1
-        else:
-            vectors.insert(0, chunk.origin())
-    kernels = stream.shop.kernels
-    output = kernels.mixture(vectors, coefficients, pivots, layout, stream.job.dtype)
+    output = stream.shop.kernels.mixture(
+        chunk.members(), chunk.origin(), coefficients, layout, stream.job.dtype
+    )
     labelled = {} if output.finite else chunk.labelled()
     stream.shop.accept(stream.job, chunk.start, output, labelled)
 

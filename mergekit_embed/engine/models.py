@@ -9,6 +9,7 @@ from ..checkpoint import Checkpoint, NotFoundError, locate, open_checkpoint
 from ..checkpoint.shell import ASPECTS, OPTIONS, difference, same
 from ..errors import CheckpointError, Problem, RecipeError
 from ..recipe import Recipe
+from ..recipe.source import in_file_order
 from ..recipe.values import Path as Place
 
 
@@ -23,13 +24,14 @@ class Models:
 
     @property
     def described(self) -> tuple[tuple[Place, Checkpoint], ...]:
-        """Every model once, with its place in the recipe; the shell's own first."""
+        """Every model once, with its place in the recipe."""
         listed = list(zip(self.places, self.members, strict=True))
         if self.base is not None:
             listed.insert(0, (("base_model",), self.base))
-        once = {model.root: (place, model) for place, model in reversed(listed)}
-        ordered = sorted(once.values(), key=lambda item: item[1].root != self.shell.root)
-        return tuple(ordered)
+        once: dict[Path, tuple[Place, Checkpoint]] = {}
+        for place, model in listed:
+            once.setdefault(model.root, (place, model))
+        return tuple(once.values())
 
 
 def open_models(recipe: Recipe) -> Models:
@@ -56,7 +58,7 @@ def open_models(recipe: Recipe) -> Models:
         except CheckpointError as error:
             raise CheckpointError(error.path, _located(recipe, at, error)) from error
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(in_file_order(problems))
     members = tuple(found[member.reference] for member in recipe.members)
     base = found[recipe.base] if recipe.base is not None else None
     return Models(members, tuple(m.place for m in recipe.members), base, _shell(members, base))

@@ -134,6 +134,6 @@ class Plan:
         """
         if self.bytes_out > self.disk_free:
             raise OutputError(
-                f"{self.output}: needs {self.bytes_out / 1e6:,.1f} MB on a disk with "
-                f"{self.disk_free / 1e6:,.1f} MB free; free some, or write elsewhere with -o"
+                f"{self.output}: needs {self.bytes_out / 1e6:,.2f} MB on a disk with "
+                f"{self.disk_free / 1e6:,.2f} MB free; free some, or write elsewhere with -o"
             )

@@ -16,6 +16,7 @@ from ..errors import PlanError, Problem
 from ..methods import Gram, Unit
 from ..methods.notes import collected_notes
 from ..recipe import Recipe
+from ..recipe.source import in_file_order
 from .matching import Match, match_tensors
 from .models import disagreements, open_models, remarks
 from .plan import Index, Job, Plan, WeightFile
@@ -37,7 +38,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     wanted, wrong = _resolve(recipe, matches)
     problems += wrong
     if problems:
-        raise PlanError(problems)
+        raise PlanError(in_file_order(problems))
     files, indexes, addresses = _place(recipe, matches)
     jobs = [
         _job(recipe, match, want, address)

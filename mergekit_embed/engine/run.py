@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from ..kernels import Kernels
 from ..methods import Gram
 from ..methods.notes import collected_notes
@@ -135,8 +137,13 @@ def _in_parallel(
     jobs: Sequence[Job], work: Callable[[Job], Result], shop: Shop
 ) -> Iterator[tuple[str, Result]]:
     """Names and results of jobs as they end; the first failure stops all of them."""
+
+    def quietly(job: Job) -> Result:
+        with np.errstate(all="ignore"):  # what is not finite is told by `Shop.accept`, by name
+            return work(job)
+
     with ThreadPoolExecutor(shop.kernels.workers, thread_name_prefix="merge") as pool:
-        names: dict[Future[Result], str] = {pool.submit(work, job): job.name for job in jobs}
+        names: dict[Future[Result], str] = {pool.submit(quietly, job): job.name for job in jobs}
         try:
             for future in as_completed(names):
                 yield names[future], future.result()

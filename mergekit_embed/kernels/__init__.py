@@ -8,7 +8,7 @@ files, plans or methods. Every backend gives the same bytes, because all of them
 - a long sum is cut into blocks of `BLOCK` elements from the start of the vector; a block is
   padded with zeros to a power of two and halved (first half plus second half) until one number is
   left; the blocks' sums are added first to last;
-- the result is rounded to float32, and from there to a narrower type, to nearest even.
+- the result is rounded once to the stored type, to nearest even.
 
 So neither the size of the chunks nor the number of threads nor the device shows in the result.
 """
@@ -97,20 +97,16 @@ class Kernels(Protocol):
     def mixture(
         self,
         vectors: Sequence[Vector],
+        origin: Vector | None,
         coefficients: Doubles,
-        pivots: NDArray[np.intp] | None,
         layout: Layout,
         dtype: DType,
     ) -> Output:
-        """`sum_v c_v x_v`, with coefficients of shape (outer or 1, inner or 1, V).
+        """`o + sum_k c_k (x_k - o)`, with coefficients of shape (outer or 1, inner or 1, K).
 
-        With pivots, of the coefficients' shape but for the last dimension, the coefficients sum to
-        1 and the sum is taken as `p - sum_v c_v (p - x_v)` around the vector p of that index:
-        terms that are multiples of a small unit then stay exact. Without, it is taken as it
-        stands.
-
-        Either way, an element that all vectors have in common comes back bit for bit where the
-        coefficients sum to 1 (within `NEARLY_ONE`): in float64 too, and zeros with their sign.
+        An element that all members have in common comes back bit for bit where the coefficients
+        sum to 1 (within `NEARLY_ONE`), and so does one of the origin that all members share with
+        it: in float64 too, and zeros with their sign.
         """
 
     def histogram(

@@ -114,26 +114,35 @@ class TorchKernels:
     def mixture(
         self,
         vectors: Sequence[Tensor],
+        origin: Tensor | None,
         coefficients: Doubles,
-        pivots: NDArray[np.intp] | None,
         layout: Layout,
         dtype: DType,
     ) -> Output:
         """See `Kernels.mixture`."""
         factors = torch.from_numpy(np.ascontiguousarray(np.moveaxis(coefficients, -1, 0)))
-        factors = factors[:, :, None, :].to(self.device)  # (V, outer, 1, inner)
+        factors = factors[:, :, None, :].to(self.device)  # (K, outer, 1, inner)
         doubles = [v.double().reshape(-1, layout.length, layout.inner) for v in vectors]
-        if pivots is not None:
-            merged = _around(doubles, factors, torch.from_numpy(pivots).to(self.device))
-            return self._output(merged.reshape(-1), dtype, True)
-        total = doubles[0] * factors[0]
-        for double, factor in zip(doubles[1:], factors[1:], strict=True):
-            total += double * factor
-        affine = ((factors.sum(dim=0) - 1.0).abs() <= NEARLY_ONE).expand_as(total).reshape(-1)
+        affine = (factors.sum(dim=0) - 1.0).abs() <= NEARLY_ONE
+        if origin is None:
+            total = doubles[0] * factors[0]
+            for double, factor in zip(doubles[1:], factors[1:], strict=True):
+                total += double * factor
+        else:
+            # The negated sum of the negated differences, from +0: an origin of -0 stays -0.
+            base = origin.double().reshape(-1, layout.length, layout.inner)
+            away = torch.zeros_like(base)
+            for double, factor in zip(doubles, factors, strict=True):
+                away += (base - double) * factor
+            total = base - away
         merged = total.reshape(-1)
-        inexact = slice(None) if dtype is DType.F64 else (merged == 0).nonzero().squeeze(1)
-        chosen = [vector[inexact] for vector in vectors]
-        merged[inexact] = _unless_equal(merged[inexact], affine[inexact], chosen)
+        if bool(affine.any()):
+            affine = affine.expand_as(total).reshape(-1)
+            # Of equal numbers a weighted sum can only go wrong in the last bit of float64, or in
+            # the sign of a zero; differences from an origin can lose more.
+            exposed = origin is not None or dtype is DType.F64
+            at = slice(None) if exposed else (merged == 0).nonzero().squeeze(1)
+            merged[at] = _unless_equal(merged[at], affine[at], [vector[at] for vector in vectors])
         return self._output(merged, dtype, True)
 
     def histogram(
@@ -195,7 +204,7 @@ class TorchKernels:
         for term, share in zip(terms, weight, strict=True):
             agrees = term.sign() == elected
             total += torch.where(agrees, term, 0.0)
-            divisor += torch.where(agrees, float(share), 0.0)
+            divisor += agrees.double() * float(share)
         if normalize:
             total /= torch.where(divisor == 0, 1.0, divisor)
         merged = torch.where(total == 0, base, base + scale * total)
@@ -215,25 +224,26 @@ class TorchKernels:
         return (vector.double() - origin.double()).abs_().view(torch.int64)
 
     def _output(self, merged: Tensor, dtype: DType, finite: bool) -> Output:
-        rounded = merged if dtype is DType.F64 else merged.float()
-        stored = rounded.to(TORCH_TYPES[dtype])
+        stored = _rounded(merged, TORCH_TYPES[dtype])
         finite = finite and bool(stored.isfinite().all())
         return Output(stored.cpu().view(torch.uint8).numpy(), finite)
 
 
-def _around(doubles: Sequence[Tensor], factors: Tensor, pivots: Tensor) -> Tensor:
-    """`p - sum c (p - x)` around the vector of index `pivots` (outer, inner)."""
-    first = int(pivots.flatten()[0])
-    pivot = doubles[first]
-    for index in range(len(doubles)):
-        if index != first and bool((pivots == index).any()):
-            pivot = torch.where((pivots == index)[:, None, :], doubles[index], pivot)
-    # Differences are taken from the pivot, and their sum from +0, so that a pivot of -0 stays -0.
-    total = torch.zeros_like(pivot)
-    for double, factor in zip(doubles, factors, strict=True):
-        if double is not pivot:
-            total += (pivot - double) * factor
-    return pivot - total
+def _rounded(merged: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float64 rounded once to nearest even.
+
+    Torch goes to 16-bit types by way of float32, which rounds twice: a result that is next to the
+    middle of two values becomes the middle, and then goes either way. So the way there is rounded
+    to odd: towards zero, with the last bit telling that something was cut off.
+    """
+    if dtype in {torch.float64, torch.float32}:
+        return merged.to(dtype)
+    single = merged.float()
+    back = single.double()
+    bits = single.view(torch.int32)
+    bits -= (back.abs() > merged.abs()).int()
+    bits |= (back != merged).int()
+    return single.to(dtype)
 
 
 def _unless_equal(merged: Tensor, affine: Tensor, vectors: Sequence[Tensor]) -> Tensor:
@@ -241,8 +251,7 @@ def _unless_equal(merged: Tensor, affine: Tensor, vectors: Sequence[Tensor]) -> 
     first = vectors[0].double()
     same = affine
     for vector in vectors[1:]:
-        other = vector.double()
-        same = same & (other == first) & (other.signbit() == first.signbit())
+        same = same & (vector.double().view(torch.int64) == first.view(torch.int64))
     return torch.where(same, first, merged)
 
 

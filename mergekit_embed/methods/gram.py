@@ -10,7 +10,6 @@ matrix, say), and are empty when a tensor is one vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,19 +83,3 @@ def normalised(weight: Array) -> Array:
         raise ValueError(f"the weights ({listed}) sum to zero and cannot be normalised")
     result: Array = weight / total
     return result
-
-
-def with_origin(coefficients: Coefficients) -> Coefficients:
-    """Coefficients (..., 1 + K) of origin and members in `o + sum c_k (x_k - o)`.
-
-    The origin's share `1 - sum c` is exactly 0 when the members' sum to 1 but for rounding, so that
-    members that are equal come back bit for bit wherever the base is.
-    """
-    share: Array = 1.0 - coefficients.sum(axis=-1, keepdims=True)
-    share = np.where(np.abs(share) <= NEARLY_ONE, 0.0, share)
-    return np.concatenate([share, coefficients], axis=-1)
-
-
-def as_weights(values: Any) -> Array:
-    """A float64 vector from whatever numbers a caller has."""
-    return np.asarray(values, dtype=np.float64)

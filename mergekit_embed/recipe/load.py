@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -65,13 +64,8 @@ def validate(origin: Source) -> Recipe:
     if method is not None:
         problems.extend(_unsuited(origin, method))
     if problems or parsed is None or method is None:
-        raise RecipeError(sorted(set(problems), key=_file_order))
+        raise RecipeError(source.in_file_order(problems))
     return _build(origin, parsed, method, given)
-
-
-def _file_order(problem: Problem) -> tuple[int, int, str]:
-    line, column = [0, 0, *map(int, re.findall(r":(\d+)(?=:|$)", problem.where))][-2:]
-    return line, column, problem.message
 
 
 def _parse(origin: Source) -> tuple[RecipeFile | None, list[Problem]]:
@@ -102,17 +96,17 @@ def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
     if kind == "invalid_key" or path[-1] == "[key]":
         parent = path[: -2 if path[-1] == "[key]" else -1]
         shown = f"{source.spell(parent)}: " if parent else ""
-        message = f"{shown}the key {source.kind_of(given)} must be text; put it in quotes"
+        message = f"{shown}the key {values.kind_of(given)} must be text; put it in quotes"
         return Problem(origin.where((*parent, given), key=True), message)
     if kind == "extra_forbidden":
         return origin.problem(path, _unknown_key(path), key=True)
     if kind == "missing":
         return origin.problem(path, "is required and not there")
     if kind in WANTED:
-        return origin.problem(path, f"{WANTED[kind]}, not {source.kind_of(given)}")
+        return origin.problem(path, f"{WANTED[kind]}, not {values.kind_of(given)}")
     if kind == "literal_error":
         expected = detail["ctx"]["expected"].replace("'", '"')
-        return origin.problem(path, f"must be {expected}, not {source.kind_of(given)}")
+        return origin.problem(path, f"must be {expected}, not {values.kind_of(given)}")
     if kind == "string_too_short":
         return origin.problem(path, "must not be empty")
     if kind == "too_short":

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..methods.registry import spelled
+from .values import kind_of
 
 Same = Literal["same", "base"]
 
@@ -24,9 +24,9 @@ def parse_size(text: str | float) -> int:
     try:
         size = int(float(number) * units.get(unit, 1))
     except (ValueError, OverflowError):
-        raise ValueError(f'must be a size such as "5GB" or "500MB", not {spelled(text)}') from None
+        raise ValueError(f'must be a size such as "5GB" or "500MB", not {kind_of(text)}') from None
     if size < 1:
-        raise ValueError(f"must be at least 1 byte, not {spelled(text)}")
+        raise ValueError(f"must be at least 1 byte, not {kind_of(text)}")
     return size
 
 
@@ -40,8 +40,8 @@ class ModelEntry(BaseModel):
         description="a folder, or a Hub id with an optional `@revision`; a relative folder counts "
         "from the recipe's own folder, then from the working directory",
     )
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="parameters of this member, such as `weight`"
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="parameters of this member, such as `weight`"
     )
 
 
@@ -60,8 +60,8 @@ class RecipeFile(BaseModel):
         description="the common initial checkpoint of the members; tokenizer, configuration and "
         "all other files come from it, or else from the first member",
     )
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="parameters of the method, or of all members alike"
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="parameters of the method, or of all members alike"
     )
     output: str | None = Field(
         default=None,
@@ -124,7 +124,7 @@ class RecipeFile(BaseModel):
         from ..dtypes import FLOAT_NAMES
 
         if name is not None and name not in FLOAT_NAMES:
-            raise ValueError(f"must be one of {', '.join(FLOAT_NAMES)}, not {spelled(name)}")
+            raise ValueError(f"must be one of {', '.join(FLOAT_NAMES)}, not {kind_of(name)}")
         return name
 
     @field_validator("max_shard_size", mode="before")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, RecipeError
-from ..methods.registry import spelled
 from . import values
 
 
@@ -40,6 +41,15 @@ class Source:
         """A problem at `path`, with the path spelled before the message."""
         spelled = spell(path)
         return Problem(self.where(path, key=key), f"{spelled}: {message}" if spelled else message)
+
+
+def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Every problem once, by line and column; those at the same place as they were found."""
+
+    def position(problem: Problem) -> list[int]:
+        return [0, 0, *map(int, re.findall(r":(\d+)(?=:|$)", problem.where))][-2:]
+
+    return sorted(dict.fromkeys(problems), key=position)
 
 
 def spell(path: values.Path) -> str:
@@ -97,19 +107,10 @@ def read(path: Path) -> Source:
         message = " ".join(str(error).split())
         raise RecipeError([Problem(shown, f"is not valid YAML: {message}")]) from error
     if not isinstance(data, dict):
-        found = "is empty" if data is None else f"holds {kind_of(data)}"
+        found = "is empty" if data is None else f"holds {values.kind_of(data)}"
         wanted = "a recipe is a mapping with `merge_method:` and `models:`"
         raise RecipeError([Problem(shown, f"{found}; {wanted}")])
     return Source(data, path, shown)
-
-
-def kind_of(value: Any) -> str:
-    """What a value of the wrong kind is, in short: a scalar as YAML spells it, or its kind."""
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    return spelled(value)
 
 
 def _reason(path: Path, error: OSError) -> str:

@@ -111,13 +111,12 @@ def parse(raw: Any, path: Path, report: Report) -> Value | None:
 def _parse_gradient(raw: Sequence[Any], path: Path, report: Report) -> Gradient | None:
     wrong = [i for i, item in enumerate(raw) if not _is_number(item)]
     for index in wrong:
-        report((*path, index), f"a gradient holds numbers only, not {spelled(raw[index])}")
+        report((*path, index), f"a gradient holds numbers only, not {kind_of(raw[index])}")
     return None if wrong else Gradient(tuple(float(item) for item in raw))
 
 
 def _parse_filtered(raw: Sequence[Any], path: Path, report: Report) -> Filtered | None:
     choices: list[tuple[str | None, Constant | Gradient]] = []
-    before = len(choices)
     for index, item in enumerate(raw):
         here = (*path, index)
         if not isinstance(item, dict) or "value" not in item or set(item) - {"filter", "value"}:
@@ -129,17 +128,19 @@ def _parse_filtered(raw: Sequence[Any], path: Path, report: Report) -> Filtered 
         if pattern is None and index + 1 < len(raw):
             report(here, "has no filter and so hides the choices after it; put it last")
             continue
-        value = parse(item["value"], (*here, "value"), report)
-        if isinstance(value, Filtered):
+        chosen = item["value"]
+        if isinstance(chosen, list) and any(isinstance(part, dict) for part in chosen):
             report((*here, "value"), "filters cannot be nested")
-        elif value is not None:
+            continue
+        value = parse(chosen, (*here, "value"), report)
+        if isinstance(value, Constant | Gradient):
             choices.append((pattern, value))
-    return Filtered(tuple(choices)) if len(choices) - before == len(raw) else None
+    return Filtered(tuple(choices)) if len(choices) == len(raw) else None
 
 
 def _valid_pattern(pattern: Any, path: Path, report: Report) -> bool:
     if not isinstance(pattern, str) or not pattern:
-        report(path, f"a filter is a piece of a tensor's name, not {spelled(pattern)}")
+        report(path, f"a filter is a piece of a tensor's name, not {kind_of(pattern)}")
         return False
     if is_regular_expression(pattern):
         try:
@@ -152,3 +153,12 @@ def _valid_pattern(pattern: Any, path: Path, report: Report) -> bool:
 
 def _is_number(item: Any) -> bool:
     return isinstance(item, int | float) and not isinstance(item, bool)
+
+
+def kind_of(value: Any) -> str:
+    """What a value of the wrong kind is, in short: a scalar as YAML spells it, or its kind."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    return spelled(value)
