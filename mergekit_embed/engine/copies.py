@@ -44,15 +44,16 @@ def _copy_floats(job: Job, shop: Shop, start: int, raw: Raw) -> None:
         output = Output(raw, shop.kernels.is_finite(vector))
     else:
         layout = Layout(len(raw) // first.dtype.itemsize)
-        output = shop.kernels.mixture([vector], np.ones((1, 1, 1)), None, layout, job.dtype)
+        output = shop.kernels.mixture([vector], None, np.ones((1, 1, 1)), layout, job.dtype)
     shop.accept(job, start, output, {shop.plan.shell.label: vector})
 
 
 def _difference(job: Job, shop: Shop, which: int) -> PlanError:
-    recipe, labels = shop.plan.recipe, [member.label for member in shop.plan.members]
+    recipe, index = shop.plan.recipe, job.members[which]
+    other, first = (shop.plan.members[i].label for i in (index, job.members[0]))
     message = (
-        f"{labels[which]} has other whole numbers ({job.dtype}) in {job.name} than {labels[0]}; "
-        "such tensors are copied and not merged, and must be equal. Drop this member, or give it "
-        f"the tensor of {labels[0]}"
+        f"{other} has other whole numbers ({job.dtype}) in {job.name} than {first}; such tensors "
+        f"are copied and not merged, and must be equal. Drop this member, or give it the tensor "
+        f"of {first}"
     )
-    return PlanError([recipe.source.problem(recipe.members[which].place, message)])
+    return PlanError([recipe.source.problem(recipe.members[index].place, message)])

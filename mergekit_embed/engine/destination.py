@@ -26,6 +26,7 @@ from ..dtypes import FLOAT_NAMES, DType
 from ..errors import MergekitEmbedError, OutputError, OutputExistsError
 from ..kernels import Raw
 from .plan import Job, Plan
+from .slicing import with_layers
 
 OTHER_WEIGHTS = [
     ".bin",
@@ -174,7 +175,7 @@ class Destination:
                 os.fsync(descriptor)
             for index in self.plan.indexes:
                 _write_json(self._partial / index.path, index.content)
-            copy_shell(self.plan.shell, self._partial, self.plan.recipe.dtype)
+            copy_shell(self.plan, self._partial)
             self._sync_folders()
             self.bytes_written = sum(
                 p.stat().st_size for p in self._partial.rglob("*") if p.is_file()
@@ -308,13 +309,17 @@ def _write_json(path: Path, content: Any) -> None:
         os.fsync(file.fileno())
 
 
-def copy_shell(shell: Checkpoint, target: Path, dtype: DType | None) -> None:
-    """Copy every file but the weights; config.json tells of a new stored type."""
+def copy_shell(plan: Plan, target: Path) -> None:
+    """Copy every file but the weights; config.json tells of another stored type, or of layers."""
+    shell, dtype = plan.shell, plan.recipe.dtype
     for source in sorted(_shell_files(shell.root)):
         copied = target / source.relative_to(shell.root)
         copied.parent.mkdir(parents=True, exist_ok=True)
-        if source.name == "config.json" and dtype is not None and _names_dtype(shell, source):
-            _write_json(copied, _with_dtype(json.loads(source.read_bytes()), dtype))
+        edited = dtype is not None or plan.layers is not None
+        if edited and source.name == "config.json" and _is_transformers(shell, source):
+            config = json.loads(source.read_bytes())
+            config = _with_dtype(config, dtype) if dtype else config
+            _write_json(copied, with_layers(config, plan.layers) if plan.layers else config)
             continue
         shutil.copyfile(source, copied)
         _sync(copied)
@@ -334,8 +339,8 @@ def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
     return found
 
 
-def _names_dtype(shell: Checkpoint, config: Path) -> bool:
-    """True for the configuration of a transformer, which is where a stored type is told."""
+def _is_transformers(shell: Checkpoint, config: Path) -> bool:
+    """True for the configuration of a transformer."""
     folders = {shell.root / module.path for module in shell.modules if "ransformer" in module.kind}
     return config.parent in (folders or {shell.root})
 

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint, Component, Matcher, StoredTensor, is_derived_buffer
+from ..checkpoint.names import LAYER
 from ..dtypes import Kind
 from ..errors import Problem
 from ..recipe import Recipe
 from ..recipe.values import Path as Place
 from .models import Models
+from .slicing import Wanted, wanted_tensors
 
 SHOWN = 4
 """How many names of tensors an error lists."""
@@ -20,13 +22,23 @@ SHOWN = 4
 class Match:
     """A tensor of the shell and the same tensor of the other models.
 
-    `members` and `base` are None where the tensor is copied from the shell as it is.
+    `members` are those of the slice that `wanted` names; they and `base` are None where the tensor
+    is copied from the shell as it is.
     """
 
-    component: Component
-    tensor: StoredTensor
+    wanted: Wanted
     members: tuple[StoredTensor, ...] | None
     base: StoredTensor | None
+
+    @property
+    def component(self) -> Component:
+        """The part of the model that the tensor belongs to."""
+        return self.wanted.component
+
+    @property
+    def tensor(self) -> StoredTensor:
+        """The shell's tensor, under the name it has in the result."""
+        return self.wanted.tensor
 
     @property
     def name(self) -> str:
@@ -36,19 +48,20 @@ class Match:
 
 def match_tensors(recipe: Recipe, models: Models) -> tuple[list[Match], list[Problem], list[str]]:
     """Every tensor of the result, every problem of every model, and notes."""
-    needs_base = _needs_base(recipe)
-    involved = list(zip(models.places, models.members, strict=True))
-    if needs_base and models.base is not None:
-        involved.append((("base_model",), models.base))
-    views = [_View(model, models.shell, place) for place, model in involved]
+    views = {
+        member.reference: _View(model, models.shell, place)
+        for member, model, place in zip(recipe.members, models.members, models.places, strict=True)
+    }
+    base_view = None
+    if _needs_base(recipe) and models.base is not None:
+        base_view = _View(models.base, models.shell, ("base_model",))
     matches = [
-        _match(component, tensor, views, needs_base)
-        for component in models.shell.components.values()
-        for tensor in component.tensors.values()
+        _match(wanted, [views[m.reference] for m in recipe.slices[wanted.slice]], base_view)
+        for wanted in wanted_tensors(recipe, models)
     ]
     problems: list[Problem] = []
-    for view in views:
-        may_have_more = view.model is models.base and models.base is not models.shell
+    for view in (*views.values(), *([base_view] if base_view else [])):
+        may_have_more = view is base_view and models.base is not models.shell
         problems += view.problems(recipe, may_have_more)
     return _kept(matches, recipe), problems, _notes(matches)
 
@@ -67,11 +80,12 @@ class _View:
         self.missing: list[str] = []
         self.misfits: list[str] = []
 
-    def find(self, component: Component, tensor: StoredTensor) -> StoredTensor | None:
+    def find(self, wanted: Wanted, layer: int | None) -> StoredTensor | None:
         """Our tensor for one of the shell's; None when it is missing or does not fit."""
+        component, tensor, asked = wanted.component, wanted.tensor, wanted.asked(layer)
         matcher = self.matchers.get(component.role)
-        name = matcher.find(tensor.name) if matcher else None
-        shown = component.key(tensor.name)
+        name = matcher.find(asked) if matcher else None
+        shown = component.key(asked)
         if name is None:
             if not is_derived_buffer(tensor.name):
                 self.missing.append(shown)
@@ -90,14 +104,21 @@ class _View:
             return None
         return mine
 
-    def extra(self) -> list[str]:
-        """Our tensors that the shell does not have, apart from buffers and tied copies."""
+    def extra(self, layered: bool) -> list[str]:
+        """Our tensors that the shell does not have, apart from buffers and tied copies.
+
+        Where the result is put together from layers, it need not take all that we have.
+        """
         found = []
+        shell = {role: Matcher(c.tensors) for role, c in self.shell.components.items()}
         for role, component in self.model.components.items():
             used = [component.tensors[name] for r, name in self.found if r == role]
             places = {(tensor.file, tensor.offset) for tensor in used}
             for name, tensor in component.tensors.items():
                 known = (role, name) in self.found or is_derived_buffer(name)
+                if layered and not known:
+                    in_shell = role in shell and shell[role].find(name) is not None
+                    known = in_shell or LAYER.match(name) is not None
                 if not known and (tensor.file, tensor.offset) not in places:
                     found.append(component.key(name))
         return found
@@ -115,7 +136,7 @@ class _View:
                 f"to take what is missing, unmerged, from {other}, or `extra_tensors: drop` to "
                 "leave it out"
             )
-        extra = [] if may_have_more or recipe.drop_extra_tensors else self.extra()
+        extra = [] if may_have_more or recipe.drop_extra_tensors else self.extra(recipe.is_layered)
         if extra:
             yield problem(
                 f"has {_listed(extra)}, which {other} lacks. Set `extra_tensors: drop` to leave "
@@ -127,15 +148,14 @@ class _View:
             yield problem(f"does not fit in {len(self.misfits) - SHOWN} more tensors")
 
 
-def _match(
-    component: Component, tensor: StoredTensor, views: list[_View], needs_base: bool
-) -> Match:
-    found = [view.find(component, tensor) for view in views]
-    whole = [mine for mine in found if mine is not None]
-    if len(whole) < len(found):
-        return Match(component, tensor, None, None)
-    base = whole.pop() if needs_base else None
-    return Match(component, tensor, tuple(whole), base)
+def _match(wanted: Wanted, views: list[_View], base_view: _View | None) -> Match:
+    layers = wanted.layers or (None,) * len(views)
+    found = [view.find(wanted, layer) for view, layer in zip(views, layers, strict=True)]
+    base = base_view.find(wanted, wanted.base_layer) if base_view else None
+    members = tuple(mine for mine in found if mine is not None)
+    if len(members) < len(found) or (base_view and base is None):
+        return Match(wanted, None, None)
+    return Match(wanted, members, base)
 
 
 def _kept(matches: list[Match], recipe: Recipe) -> list[Match]:

@@ -22,6 +22,10 @@ class Models:
     base: Checkpoint | None
     shell: Checkpoint
 
+    def opened(self, reference: str) -> Checkpoint:
+        """The model that the recipe calls by this name."""
+        return next(model for model in self.members if model.label == reference)
+
     @property
     def described(self) -> tuple[tuple[Place, Checkpoint], ...]:
         """Every model once, with its place in the recipe."""
@@ -49,7 +53,7 @@ def open_models(recipe: Recipe) -> Models:
     for reference, place in wanted:
         if reference in found:
             continue
-        at = (*place, "model") if place[0] == "models" else place
+        at = place if place == ("base_model",) else (*place, "model")
         try:
             root = locate(reference, (recipe.folder, Path()))
             found[reference] = open_checkpoint(root, reference)

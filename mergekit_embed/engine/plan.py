@@ -29,6 +29,7 @@ class Job:
     Attributes:
         name: as users see it, with the component's folder.
         sources: the tensor in each member; in the shell alone for a copy.
+        members: which of the plan's members the sources belong to; none for the shell's.
         origin: the tensor in the base, when deltas start there.
         dtype: stored type of the result.
         file: index into the plan's files; `offset`: of the first byte in it.
@@ -39,6 +40,7 @@ class Job:
 
     name: str
     sources: tuple[StoredTensor, ...]
+    members: tuple[int, ...]
     origin: StoredTensor | None
     dtype: DType
     shape: Shape
@@ -87,7 +89,8 @@ class Plan:
     """What a merge will do.
 
     `shell` is the model that every file but the weights comes from. `notes` are things the user
-    should know that are not errors. `overwrite` allows the output to be a model's folder.
+    should know that are not errors. `layers` are the shell's layers that config.json is to tell
+    of, when they are not simply all. `overwrite` allows the output to be a model's folder.
     """
 
     recipe: Recipe
@@ -98,6 +101,7 @@ class Plan:
     jobs: tuple[Job, ...] = field(repr=False)
     files: tuple[WeightFile, ...]
     indexes: tuple[Index, ...] = field(repr=False)
+    layers: tuple[int, ...] | None
     notes: tuple[str, ...]
     overwrite: bool = False
 

@@ -20,6 +20,7 @@ from ..recipe.source import in_file_order
 from .matching import Match, match_tensors
 from .models import disagreements, open_models, remarks
 from .plan import Index, Job, Plan, WeightFile
+from .slicing import shell_layers
 
 
 def make_plan(recipe: Recipe, output: Path) -> Plan:
@@ -53,6 +54,7 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         jobs=tuple(jobs),
         files=files,
         indexes=indexes,
+        layers=shell_layers(recipe, models) if recipe.is_layered else None,
         notes=(*remarks(recipe, models), *notes),
     )
 
@@ -95,14 +97,16 @@ def _resolve(recipe: Recipe, matches: Sequence[Match]) -> tuple[list[_Wanted], l
         if not _is_merged(match):
             wanted.append(_Wanted(place.group, "tensor", None))
             continue
-        parameters = recipe.values_for(match.name, place.depth)
+        members = recipe.slices[match.wanted.slice]
+        depth = place.depth if match.wanted.depth is None else match.wanted.depth
+        parameters = recipe.values_for(match.name, depth, members)
         unit = recipe.method.unit_of(parameters) or recipe.granularity
         wanted.append(_Wanted(place.group, unit, parameters))  # type: ignore[arg-type]
         seen = repr(sorted((n, np.asarray(value).tolist()) for n, value in parameters.items()))
         if seen in rehearsed:
             continue
         rehearsed.add(seen)
-        wrong = _rehearse(recipe, parameters)
+        wrong = _rehearse(recipe, parameters, len(members))
         if wrong and wrong not in problems:
             where = "" if len(rehearsed) == 1 else f" (for {match.name})"
             problems[wrong] = recipe.source.problem(_guilty(recipe), f"{wrong}{where}")
@@ -111,15 +115,16 @@ def _resolve(recipe: Recipe, matches: Sequence[Match]) -> tuple[list[_Wanted], l
 
 def _guilty(recipe: Recipe) -> tuple[str, ...]:
     own = any(member.parameters for member in recipe.members)
-    return ("parameters",) if recipe.parameters and not own else ("models",)
+    if recipe.parameters and not own:
+        return ("parameters",)
+    return ("slices",) if recipe.is_layered else ("models",)
 
 
-def _rehearse(recipe: Recipe, parameters: Mapping[str, Any]) -> str | None:
+def _rehearse(recipe: Recipe, parameters: Mapping[str, Any], count: int) -> str | None:
     method = recipe.method
     arguments = method.arguments(parameters)
     try:
         if method.family == "mixture":
-            count = len(recipe.members)
             absolute = np.ones(count) if method.absolute and method.absolute(**arguments) else None
             with collected_notes():
                 method.function(Gram(np.eye(count), absolute), **arguments)
@@ -216,6 +221,14 @@ def _index(shards: Sequence[Sequence[str]], names: Sequence[str], shapes: Shapes
     }
 
 
+def _indexes(recipe: Recipe, match: Match) -> tuple[int, ...]:
+    """Which of the recipe's members the sources belong to."""
+    if len(recipe.slices) == 1:
+        return tuple(range(len(recipe.members)))
+    references = [member.reference for member in recipe.members]
+    return tuple(references.index(m.reference) for m in recipe.slices[match.wanted.slice])
+
+
 def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address) -> Job:
     merged = wanted.parameters is not None
     buffer = is_derived_buffer(match.tensor.name)
@@ -224,6 +237,7 @@ def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address) -> Jo
     return Job(
         name=match.name,
         sources=match.members if merged and match.members else compared,
+        members=_indexes(recipe, match) if merged or len(compared) > 1 else (),
         origin=match.base if merged else None,
         dtype=_stored_dtype(recipe, match),
         shape=match.tensor.shape,

@@ -78,7 +78,8 @@ class Chunk:
     def labelled(self) -> dict[str, Vector]:
         """The elements by the model's label, for messages."""
         plan = self._stream.shop.plan
-        named = dict(zip((m.label for m in plan.members), self.members(), strict=True))
+        labels = (plan.members[index].label for index in self._stream.job.members)
+        named = dict(zip(labels, self.members(), strict=True))
         if plan.base is not None and self._stream.job.origin is not None:
             named[plan.base.label] = self.origin()
         return named

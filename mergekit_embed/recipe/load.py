@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,13 @@ from ..dtypes import FLOAT_NAMES
 from ..errors import Problem, RecipeError
 from ..methods import GRANULARITIES, Method, Parameter, available
 from . import source, values
-from .model import Member, Recipe
+from .model import Member, Recipe, Slice
 from .source import Source
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from .schema import RecipeFile
+    from .schema import ModelEntry, RecipeFile
 
 MERGEKIT_HINTS = {"int8_mask"}
 """Parameters of mergekit that only tune its memory: accepted, without effect on the result."""
@@ -59,6 +59,7 @@ def validate(origin: Source) -> Recipe:
     problems: list[Problem] = []
     parsed, shape_problems = _parse(origin)
     problems.extend(shape_problems)
+    problems.extend(_listed(origin))
     method = _method(origin, problems)
     given = _parameter_values(origin, method, problems)
     if method is not None:
@@ -66,6 +67,18 @@ def validate(origin: Source) -> Recipe:
     if problems or parsed is None or method is None:
         raise RecipeError(source.in_file_order(problems))
     return _build(origin, parsed, method, given)
+
+
+def _listed(origin: Source) -> list[Problem]:
+    """What is wrong with the choice between `models` and `slices`."""
+    present = [key for key in ("models", "slices") if key in origin.data]
+    if not present:
+        return [origin.problem(("models",), "is required and not there")]
+    if len(present) > 1:
+        return [origin.problem(("slices",), "and `models` exclude each other", key=True)]
+    if origin.data[present[0]] is None:
+        return [origin.problem((present[0],), "must be a list, not nothing")]
+    return []
 
 
 def _parse(origin: Source) -> tuple[RecipeFile | None, list[Problem]]:
@@ -83,6 +96,9 @@ WANTED = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping of names to values",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
     "list_type": "must be a list",
     "model_type": "must be a mapping such as `{model: ./folder}`",
     "string_type": "must be text",
@@ -116,12 +132,13 @@ def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
 
 def _unknown_key(path: values.Path) -> str:
     """The message for a key that a recipe, or one of its models, does not have."""
-    from .schema import ModelEntry, RecipeFile
+    from .schema import ModelEntry, RecipeFile, SliceEntry, SliceSource
 
     name = str(path[-1])
+    known = {1: RecipeFile, 3: SliceEntry if path[0] == "slices" else ModelEntry}
     if any(name in method.parameters for method in available().values()):
         return f"unknown key; {name} is a parameter: put it under `parameters:`"
-    return unknown("key", name, (ModelEntry if len(path) > 1 else RecipeFile).model_fields)
+    return unknown("key", name, known.get(len(path), SliceSource).model_fields)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -147,12 +164,21 @@ Given = dict[values.Path, dict[str, values.Value]]
 """The parameters of each place that has some: ("parameters",) or ("models", 1, "parameters")."""
 
 
+def _groups(data: Any) -> list[tuple[values.Path, list[Any]]]:
+    """The lists of models that are merged with each other, each with its place in the recipe."""
+    slices = data.get("slices")
+    count = len(slices) if isinstance(slices, list) else 0
+    places: list[values.Path] = [("models",)]
+    places += [("slices", index, "sources") for index in range(count)]
+    found = [(place, _at(data, place)) for place in places]
+    return [(place, models) for place, models in found if isinstance(models, list)]
+
+
 def _parameter_values(origin: Source, method: Method | None, problems: list[Problem]) -> Given:
     """Check every parameter against the method; without a method only the shape of the values."""
     places: list[values.Path] = [("parameters",)]
-    models = origin.data.get("models")
-    count = len(models) if isinstance(models, list) else 0
-    places += [("models", index, "parameters") for index in range(count)]
+    for group, models in _groups(origin.data):
+        places += [(*group, index, "parameters") for index in range(len(models))]
     found: Given = {}
     for place in places:
         raw = _at(origin.data, place)
@@ -180,7 +206,7 @@ def _parameter(
     if method is None or value is None or name in MERGEKIT_HINTS:
         return value
     parameter = method.parameters[name]
-    if path[0] == "models" and not parameter.per_member:
+    if path[0] != "parameters" and not parameter.per_member:
         report(
             path, f"is one for the whole merge; move it to the top-level {spelled(name)}", key=True
         )
@@ -219,13 +245,27 @@ def _unsuited(origin: Source, method: Method) -> list[Problem]:
     if granularity in GRANULARITIES and granularity not in method.units:
         message = f"{method.name} knows {', '.join(method.units)}, not {granularity}"
         problems.append(origin.problem(("granularity",), message))
-    models = data.get("models")
-    whole = isinstance(models, list) and all(isinstance(m, dict) and "model" in m for m in models)
-    if whole and models:
-        count = len(_members(method, [str(m["model"]) for m in models], base))
-        problems.extend(_miscounted(origin, method, count))
+    for place, models in _groups(data):
+        if models and all(isinstance(m, dict) and "model" in m for m in models):
+            count = len(_members(method, [str(m["model"]) for m in models], base))
+            problems.extend(_miscounted(origin, method, count, place))
+            problems.extend(_uneven(origin, models, place))
     problems.extend(_unset(origin, method))
     return problems
+
+
+def _uneven(origin: Source, models: list[Any], place: values.Path) -> list[Problem]:
+    """Layers are merged one with one, so every source of a slice needs as many."""
+    ranges = [model.get("layer_range") for model in models]
+    counts = {r[1] - r[0] for r in ranges if isinstance(r, list) and len(r) == 2 and _ints(r)}
+    if len(counts) < 2:
+        return []
+    listed = " and ".join(str(count) for count in sorted(counts))
+    return [origin.problem(place, f"a slice needs as many layers of each model, not {listed}")]
+
+
+def _ints(values_: list[Any]) -> bool:
+    return all(isinstance(value, int) for value in values_)
 
 
 def _members(method: Method, models: list[str], base: str | None) -> list[int | None]:
@@ -240,7 +280,7 @@ def _members(method: Method, models: list[str], base: str | None) -> list[int | 
     return [start, *others]
 
 
-def _miscounted(origin: Source, method: Method, count: int) -> list[Problem]:
+def _miscounted(origin: Source, method: Method, count: int, place: values.Path) -> list[Problem]:
     if method.exactly is not None and count != method.exactly:
         wanted = f"exactly {method.exactly} model{'s' if method.exactly > 1 else ''}"
     elif count < method.at_least:
@@ -249,7 +289,7 @@ def _miscounted(origin: Source, method: Method, count: int) -> list[Problem]:
         return []
     based = method.base.endswith("origin") and origin.data.get("base_model")
     beside = " beside the base" if based else ""
-    return [origin.problem(("models",), f"{method.name} merges {wanted}{beside}, not {count}")]
+    return [origin.problem(place, f"{method.name} merges {wanted}{beside}, not {count}")]
 
 
 def _unset(origin: Source, method: Method) -> list[Problem]:
@@ -268,18 +308,42 @@ def _required(parameter: Parameter) -> bool:
     return parameter.default is REQUIRED
 
 
+def _slice(
+    method: Method,
+    base: str | None,
+    entries: Sequence[ModelEntry],
+    place: values.Path,
+    given: Given,
+) -> Slice:
+    """The members among the models of one list."""
+    ranges = [_range_of(entry) for entry in entries]
+    return tuple(
+        Member(
+            reference=str(base) if index is None else entries[index].model,
+            parameters=given.get((*place, index, "parameters"), {}) if index is not None else {},
+            place=("base_model",) if index is None else (*place, index),
+            layers=ranges[0 if index is None else index],
+        )
+        for index in _members(method, [entry.model for entry in entries], base)
+    )
+
+
+def _range_of(entry: ModelEntry) -> tuple[int, int] | None:
+    layers = getattr(entry, "layer_range", None)
+    return (layers[0], layers[1]) if layers else None
+
+
 def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> Recipe:
     from .schema import parse_size
 
-    names = [entry.model for entry in parsed.models]
-    members = tuple(
-        Member(
-            reference=str(parsed.base_model) if index is None else names[index],
-            parameters=given.get(("models", index, "parameters"), {}) if index is not None else {},
-            place=("base_model",) if index is None else ("models", index),
-        )
-        for index in _members(method, names, parsed.base_model)
-    )
+    groups: list[tuple[values.Path, Sequence[ModelEntry]]] = [(("models",), parsed.models or [])]
+    if parsed.slices:
+        groups = [
+            (("slices", index, "sources"), entry.sources)
+            for index, entry in enumerate(parsed.slices)
+        ]
+    base = parsed.base_model
+    based = [[e for e in entries if e.model == base] or entries for _, entries in groups]
     stored = parsed.out_dtype or parsed.dtype
     same = ("pooling", "normalisation", "prompts", "other_modules", "config")
     accepted = {name for name in same if getattr(parsed, name) == "base"}
@@ -289,8 +353,9 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         name=origin.file.stem if origin.file else "recipe",
         source=origin,
         method=method,
-        members=members,
-        base=parsed.base_model,
+        slices=tuple(_slice(method, base, entries, place, given) for place, entries in groups),
+        base_layers=tuple(_range_of(entries[0]) for entries in based),
+        base=base,
         parameters=given.get(("parameters",), {}),
         granularity=parsed.granularity,
         output=parsed.output,

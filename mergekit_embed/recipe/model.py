@@ -17,26 +17,36 @@ from .source import Source
 
 @dataclass(frozen=True)
 class Member:
-    """A model that goes into the merge, as the recipe names it, with its own parameters."""
+    """A model that goes into the merge, as the recipe names it, with its own parameters.
+
+    `layers` are the first of its layers that is used and the one after the last; None for all.
+    """
 
     reference: str
     parameters: Mapping[str, values.Value]
     place: values.Path
+    layers: tuple[int, int] | None = None
+
+
+Slice = tuple[Member, ...]
+"""Members that are merged with each other: whole, or some layers of each."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What to merge and how.
 
-    `members` leaves out a base that was listed among the models but is only the origin of deltas,
-    and begins with the base for methods that start from it. `accepted` names the disagreements
-    between members that the recipe accepts.
+    `slices` is one slice of whole members, or the layers of the result piece by piece, with the
+    base's own layers for each in `base_layers`. A slice leaves out a base that was listed but is
+    only the origin of deltas, and begins with the base for methods that start from it. `accepted`
+    names the disagreements between members that the recipe accepts.
     """
 
     name: str
     source: Source = field(repr=False, compare=False)
     method: Method
-    members: tuple[Member, ...]
+    slices: tuple[Slice, ...]
+    base_layers: tuple[tuple[int, int] | None, ...]
     base: str | None
     parameters: Mapping[str, values.Value]
     granularity: str
@@ -53,22 +63,39 @@ class Recipe:
         """The folder that relative references count from first."""
         return self.source.file.parent if self.source.file else Path()
 
-    def values_for(self, tensor: str, depth: float) -> dict[str, Any]:
+    @property
+    def is_layered(self) -> bool:
+        """True when the result is put together from layers."""
+        return self.slices[0][0].layers is not None
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The members of the one slice, or those of all slices, each model once."""
+        if len(self.slices) == 1:
+            return self.slices[0]
+        once: dict[str, Member] = {}
+        for member in (member for one in self.slices for member in one):
+            once.setdefault(member.reference, member)
+        return tuple(once.values())
+
+    def values_for(self, tensor: str, depth: float, members: Slice | None = None) -> dict[str, Any]:
         """Every parameter of the method for one tensor.
 
         Args:
             tensor: the tensor's name, which filters look at.
             depth: its layer's place from 0 (first, or before the layers) to 1 (last, or after).
+            members: the slice that the tensor is merged from; the first one by default.
 
         Returns:
             Scalars by name; float64 arrays of shape (K,) for the parameters of members. The more
             specific wins: the member's own value, then that for all, then the default.
         """
+        members = self.slices[0] if members is None else members
         resolved: dict[str, Any] = {}
         for name, parameter in self.method.parameters.items():
             common = _first(self.parameters.get(name), parameter.default, tensor, depth)
             if parameter.per_member:
-                own = [_first(m.parameters.get(name), common, tensor, depth) for m in self.members]
+                own = [_first(m.parameters.get(name), common, tensor, depth) for m in members]
                 resolved[name] = np.array(own, dtype=np.float64)
             else:
                 resolved[name] = parameter.convert(common)

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ..methods import Method, Parameter, available
 from ..methods.registry import REQUIRED, spelled
-from .schema import ModelEntry, RecipeFile
+from .schema import ModelEntry, RecipeFile, SliceSource
 
 BASE_WORDS = {
     "origin": "needed; deltas start from it",
@@ -30,6 +32,7 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     methods = available()
     schema["properties"]["merge_method"]["enum"] = sorted(methods)
+    schema["oneOf"] = [{"required": ["models"]}, {"required": ["slices"]}]
     schema["allOf"] = [
         {
             "if": {"properties": {"merge_method": {"const": name}}},
@@ -53,10 +56,12 @@ def _method_schema(method: Method) -> dict[str, Any]:
     if needed:
         common["required"] = needed
     members = {"items": {"properties": {"parameters": parameters(own)}}}
+    slices = {"items": {"properties": {"sources": members}}}
     then: dict[str, Any] = {
         "properties": {
             "parameters": common,
             "models": members,
+            "slices": slices,
             "granularity": {"enum": list(method.units)},
         }
     }
@@ -119,6 +124,32 @@ output: out/minilm-merged
 ```
 """
 
+SLICES = """\
+```yaml
+merge_method: slerp                    # as mergekit's own example: all layers, two models
+base_model: ./bert-legal
+slices:
+  - sources:
+      - model: ./bert-legal
+        layer_range: [0, 12]
+      - model: ./bert-medical
+        layer_range: [0, 12]
+parameters:
+  t: [0.2, 0.8]
+```
+
+```yaml
+merge_method: passthrough              # every other layer of one encoder
+slices:
+  - sources: [{model: ./bert-legal, layer_range: [0, 1]}]
+  - sources: [{model: ./bert-legal, layer_range: [2, 3]}]
+  - sources: [{model: ./bert-legal, layer_range: [4, 5]}]
+```
+
+Within a slice, gradients run from its first layer to its last. config.json tells of the layers that
+the result has.
+"""
+
 VALUES = """\
 ## Values that differ from tensor to tensor
 
@@ -157,6 +188,9 @@ def markdown() -> str:
         *_table(("key", "value", "meaning"), _keys(RecipeFile)),
         "Each entry of `models`:\n",
         *_table(("key", "value", "meaning"), _keys(ModelEntry)),
+        "Each entry of `slices` has a list of `sources`, and each of these:\n",
+        *_table(("key", "value", "meaning"), _keys(SliceSource)),
+        SLICES,
         VALUES,
         "## Methods and their parameters\n",
         "What each computes, with sources: [methods.md](methods.md). Parameters marked * may be "
@@ -167,7 +201,7 @@ def markdown() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _keys(model: type[RecipeFile] | type[ModelEntry]) -> Iterator[tuple[str, str, str]]:
+def _keys(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
     properties = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         kind = _kind(properties[name])

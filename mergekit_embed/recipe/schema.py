@@ -45,14 +45,47 @@ class ModelEntry(BaseModel):
     )
 
 
+class SliceSource(ModelEntry):
+    """Some layers of one model."""
+
+    layer_range: Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
+        description="the first layer, counted from 0, and the one after the last"
+    )
+
+    @field_validator("layer_range")
+    @classmethod
+    def _ascending(cls, layers: list[int]) -> list[int]:
+        if not 0 <= layers[0] < layers[1]:
+            raise ValueError(
+                f"must be the first layer and the one after the last, such as [0, 12], not {layers}"
+            )
+        return layers
+
+
+class SliceEntry(BaseModel):
+    """Consecutive layers of the result, merged from as many layers of each source."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    sources: Annotated[list[SliceSource], Field(min_length=1)] = Field(
+        description="the layers that are merged with each other"
+    )
+
+
 class RecipeFile(BaseModel):
     """A recipe: which models to merge, and how."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     merge_method: str = Field(description="the name of the method (docs/methods.md)")
-    models: Annotated[list[ModelEntry], Field(min_length=1)] = Field(
-        description="the members; the base may be listed too, as mergekit's recipes do"
+    models: Annotated[list[ModelEntry], Field(min_length=1)] | None = Field(
+        default=None,
+        description="the members, whole; the base may be listed too, as mergekit's recipes do",
+    )
+    slices: Annotated[list[SliceEntry], Field(min_length=1)] | None = Field(
+        default=None,
+        description="instead of `models`: the layers of the result, piece by piece. What is before "
+        "the layers is merged from the models of the first slice, what is after from the last's",
     )
     base_model: str | None = Field(
         default=None,
