@@ -124,6 +124,15 @@ def execute(
 
 
 def peak_memory() -> int:
-    """The highest resident bytes of this process."""
+    """The highest resident bytes of this process.
+
+    Linux keeps `ru_maxrss` across exec, so that a small process started by a large one reports
+    the large one's memory; the high-water mark in /proc begins anew.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
