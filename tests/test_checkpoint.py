@@ -159,7 +159,7 @@ def test_a_folder_without_modules_is_one_transformer(model: Path) -> None:
     checkpoint = open_checkpoint(model)
     assert list(checkpoint.components) == ["Transformer"]
     assert checkpoint.modules == ()
-    assert checkpoint.facts.keys() == {"tokenizer", "config"}
+    assert checkpoint.facts.keys() == {"vocabulary", "tokenizer", "config"}
 
 
 def test_modules_come_in_the_order_of_the_file_as_they_run(model: Path) -> None:
@@ -634,20 +634,20 @@ def _nothing(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "expected"),
+    ("mine", "theirs", "differs"),
     [
-        (_nothing, _truncation, True),
-        (_strict_merges, _pairs, True),
-        (_pairs, _other_pairs, False),
-        (_nothing, _other_word, False),
-        (_nothing, _other_case, False),
-        (_nothing, _other_added_token, False),
+        (_nothing, _truncation, None),
+        (_strict_merges, _pairs, None),
+        (_pairs, _other_pairs, "tokenizer"),
+        (_nothing, _other_word, "vocabulary"),
+        (_nothing, _other_case, "tokenizer"),
+        (_nothing, _other_added_token, "vocabulary"),
     ],
 )
 def test_tokenizers_are_compared_by_what_they_make_of_text(
     mine: Callable[[dict[str, Any]], None],
     theirs: Callable[[dict[str, Any]], None],
-    expected: bool,
+    differs: str | None,
     family: Family,
     model: Path,
 ) -> None:
@@ -655,7 +655,8 @@ def test_tokenizers_are_compared_by_what_they_make_of_text(
     for folder, change in ((model, mine), (other, theirs)):
         with changed_json(folder / "tokenizer.json") as content:
             change(content)
-    assert agree(model, other, "tokenizer") is expected
+    for aspect in ("vocabulary", "tokenizer"):
+        assert agree(model, other, aspect) is (aspect != differs)
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], bool]] = {

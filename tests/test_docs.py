@@ -27,7 +27,9 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.S | re.M)
 
 
-YAML = [(page, block) for page in PAGES for block in blocks(page, "yaml") if "merge_method:" in block]
+YAML = [
+    (page, block) for page in PAGES for block in blocks(page, "yaml") if "merge_method:" in block
+]
 PYTHON = [(page, block) for page in PAGES for block in blocks(page, "python")]
 
 

@@ -22,15 +22,17 @@ ASPECTS = {
     "normalisation": "ends with",
     "prompts": "has the prompts",
     "other_modules": "has the modules",
+    "vocabulary": "numbers its tokens as",
     "tokenizer": "has the tokenizer",
     "config": "has the configuration",
 }
 """What members must agree on, and the words that introduce what a member has."""
 
-OPTIONS = {aspect: f"`{aspect}: base`" for aspect in ASPECTS} | {
-    "tokenizer": "`tokenizer_source: base`"
-}
-"""What a recipe says to accept a disagreement."""
+OPTIONS = {
+    aspect: f"`{aspect}: base`" for aspect in ASPECTS if aspect not in {"vocabulary", "tokenizer"}
+} | {"tokenizer": "`tokenizer_source: base`"}
+"""What a recipe says to accept a disagreement. There is nothing for the vocabulary: rows of the
+embedding table would be merged with those of other tokens."""
 
 COSMETIC_CONFIG = (
     "_",
@@ -151,9 +153,7 @@ def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
         facts["other_modules"] = _other_modules(root, modules)
         facts["prompts"] = _prompts(root)
     transformer = _transformer_folder(root, modules)
-    tokenizer = _tokenizer(root, transformer)
-    if tokenizer:
-        facts["tokenizer"] = tokenizer
+    facts |= _tokenizer(root, transformer)
     config = transformer / "config.json"
     if config.is_file():
         value = read_object(config)
@@ -228,7 +228,7 @@ def _other_modules(root: Path, modules: Sequence[Module]) -> Fact:
     return Fact([(k, a, c) for k, a, c in found], words, "modules.json")
 
 
-VOCABULARY_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
@@ -239,44 +239,53 @@ VOCABULARY_FILES = (
 )
 
 
-def _tokenizer(root: Path, transformer: Path) -> Fact | None:
-    """What turns text into token ids: the digest of every vocabulary file there is."""
-    value = {}
-    for name in VOCABULARY_FILES:
+def _tokenizer(root: Path, transformer: Path) -> dict[str, Fact]:
+    """What turns text into token ids: which number a token has, and how text is cut into tokens.
+
+    Digests by file, since members need not have the same files.
+    """
+    digests: dict[str, dict[str, str]] = {"vocabulary": {}, "tokenizer": {}}
+    for name in TOKENIZER_FILES:
         path = transformer / name if (transformer / name).is_file() else root / name
         if path.is_file():
-            value[name] = _tokenizer_digest(path)
-    if not value:
-        return None
-    digest = next(iter(value.values()))
-    return Fact(value, f"{digest[:12]} (digest of {next(iter(value))})", next(iter(value)))
+            for aspect, content in _tokenizer_parts(path).items():
+                digests[aspect][name] = hashlib.sha256(content).hexdigest()
+    return {
+        aspect: Fact(found, f"{min(found)} {found[min(found)][:12]} (digest)", min(found))
+        for aspect, found in digests.items()
+        if found
+    }
 
 
-def _tokenizer_digest(path: Path) -> str:
-    """SHA-256 of what matters in the file: truncation and padding are settings, not vocabulary."""
-    if path.name != "tokenizer.json":
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    content = read_json(path)
+def _tokenizer_parts(path: Path) -> dict[str, bytes]:
+    """The numbering and the rest of a file; truncation and padding are settings, not part of it."""
+    if path.name == "merges.txt":
+        return {"tokenizer": path.read_bytes()}
+    content = read_json(path) if path.name == "tokenizer.json" else None
     if not isinstance(content, dict):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return {"vocabulary": path.read_bytes()}
     model = content.get("model")
     model = model if isinstance(model, dict) else {}
+    vocabulary = model.get("vocab")
+    scores = None
+    if isinstance(vocabulary, list):  # Unigram: pairs of token and score, numbered by their place
+        scores = [pair[1:] for pair in vocabulary if isinstance(pair, list)]
+        vocabulary = [pair[0] for pair in vocabulary if isinstance(pair, list) and pair]
     pairs = [" ".join(map(str, m)) if isinstance(m, list) else m for m in _list(model, "merges")]
-    tokens = [
+    added = [
         [token.get("id"), token.get("content")]
         for token in _list(content, "added_tokens")
         if isinstance(token, dict)
     ]
-    parts = [
-        model.get("type"),
-        model.get("vocab"),
-        pairs,
-        sorted(tokens, key=str),
-        content.get("normalizer"),
-        content.get("pre_tokenizer"),
-        content.get("post_processor"),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    steps = [content.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor")]
+    return {
+        "vocabulary": _canonical([vocabulary, sorted(added, key=str)]),
+        "tokenizer": _canonical([model.get("type"), scores, pairs, steps]),
+    }
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
 
 
 def _list(content: Mapping[str, Any], key: str) -> list[Any]:
@@ -300,11 +309,12 @@ def difference(mine: Fact, theirs: Fact) -> tuple[str, str]:
     if isinstance(mine.value, dict) and isinstance(theirs.value, dict):
         common = sorted(mine.value.keys() & theirs.value.keys())
         keys = [key for key in common if mine.value[key] != theirs.value[key]][:3]
-        if keys and "digest" not in mine.words:
+        if keys and "(digest)" not in mine.words:
             left = ", ".join(f"{key}={mine.value[key]!r}" for key in keys)
             right = ", ".join(f"{key}={theirs.value[key]!r}" for key in keys)
             return left, right
         if keys:
             key = keys[0]
-            return f"{key} {mine.value[key][:12]}", f"{key} {theirs.value[key][:12]}"
+            left, right = (f"{key} {fact.value[key][:12]} (digest)" for fact in (mine, theirs))
+            return left, right
     return mine.words, theirs.words

@@ -96,15 +96,23 @@ def disagreements(recipe: Recipe, models: Models) -> list[Problem]:
             if mine is None or theirs is None or same(mine, theirs):
                 continue
             has, others = difference(mine, theirs)
-            problems.append(
-                recipe.source.problem(
-                    place,
-                    f"{verb} {has}, {shell.label} {verb} {others} ({mine.file}). Merging them "
-                    f"changes every embedding. Drop this member, or set {OPTIONS[aspect]} to "
-                    f"accept {shell.label}'s.",
-                )
-            )
+            told = f"{verb} {has}, {shell.label} {verb} {others} ({mine.file}). "
+            problems.append(recipe.source.problem(place, told + _advice(aspect, shell)))
+            if aspect == "vocabulary":
+                break  # what else differs in the tokenizers follows
     return problems
+
+
+def _advice(aspect: str, shell: Checkpoint) -> str:
+    if aspect not in OPTIONS:
+        return (
+            "Rows of the embedding table would be merged with those of other tokens. Drop this "
+            "member."
+        )
+    return (
+        f"Merging them changes every embedding. Drop this member, or set {OPTIONS[aspect]} to "
+        f"accept {shell.label}'s."
+    )
 
 
 def remarks(recipe: Recipe, models: Models) -> list[str]:

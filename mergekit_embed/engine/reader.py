@@ -68,15 +68,18 @@ class Reader:
         """Gather elements of a view, such as a transposed matrix, through a short-lived mapping."""
         assert tensor.strides is not None
         size = tensor.dtype.itemsize
-        mapped = np.memmap(tensor.file, dtype=np.uint8, mode="r", offset=0)
-        element = np.dtype((np.void, size))
-        whole = np.ndarray(
-            tensor.shape,
-            dtype=element,
-            buffer=mapped,
-            offset=tensor.offset,
-            strides=[stride * size for stride in tensor.strides],
-        )
+        try:
+            whole: np.ndarray[tuple[int, ...], np.dtype[np.void]] = np.ndarray(
+                tensor.shape,
+                dtype=np.dtype((np.void, size)),
+                buffer=np.memmap(tensor.file, dtype=np.uint8, mode="r"),
+                offset=tensor.offset,
+                strides=[stride * size for stride in tensor.strides],
+            )
+        except OSError as error:
+            raise CheckpointError(tensor.file, f"cannot be read: {error.strerror}") from error
+        except (TypeError, ValueError) as error:  # smaller than the tensor's place in it
+            raise CheckpointError(tensor.file, "has become shorter while it was read") from error
         chosen = np.array(whole.flat[start:stop])
         self._count(chosen.nbytes)
         return chosen.view(np.uint8).reshape(-1)

@@ -9,6 +9,7 @@ Schema and docs/methods are made from it. Other packages add methods through the
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,8 +67,8 @@ class Parameter:
             return None if value in (0, 1) else f"must be true or false, not {spelled(value)}"
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"must be a number, not {spelled(value)}"
-        if value != value or value in (float("inf"), float("-inf")):
-            return f"must be finite, not {value}"
+        if not abs(value) <= sys.float_info.max:
+            return f"must be a finite number, not {str(value)[:20]}"
         if self.type is int and value != int(value):
             return f"must be a whole number, not {value}"
         if self.minimum is not None and value < self.minimum:

@@ -115,10 +115,11 @@ class RecipeFile(BaseModel):
         default="tensor",
         description="what counts as one vector when lengths and angles are measured",
     )
-    tokenizer_source: Literal["base"] | None = Field(
+    tokenizer_source: Literal["base", "union"] | None = Field(
         default=None,
-        description="`base`: accept members whose tokenizer files differ while the vocabulary is "
-        "the same, and take the base's (or first member's)",
+        description="`base`: accept members whose tokenizers cut text differently, and take the "
+        "base's (or first member's). Members must give every token the same number whatever it "
+        "says, so that `union` is the vocabulary of each",
     )
     pooling: Same = Field(
         default="same", description="`base`: accept members that pool differently"
