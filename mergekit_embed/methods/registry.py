@@ -68,7 +68,7 @@ class Parameter:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"must be a number, not {spelled(value)}"
         if not abs(value) <= sys.float_info.max:
-            return f"must be a finite number, not {str(value)[:20]}"
+            return f"must be finite, not {str(value)[:20]}"
         if self.type is int and value != int(value):
             return f"must be a whole number, not {value}"
         if self.minimum is not None and value < self.minimum:
