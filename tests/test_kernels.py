@@ -12,9 +12,9 @@ from tensor_folders import random_model, raw_bytes, stored, write_folder
 
 import mergekit_embed
 from mergekit_embed.dtypes import DType
-from mergekit_embed.engine import consensus as consensus_engine
+from mergekit_embed.engine import order_statistics
 from mergekit_embed.errors import UsageError
-from mergekit_embed.kernels import BLOCK, Layout, open_kernels
+from mergekit_embed.kernels import BLOCK, DIGIT_BITS, Layout, Magnitude, open_kernels
 from mergekit_embed.kernels.torch_backend import TorchKernels
 
 KERNELS = open_kernels("cpu")
@@ -111,17 +111,20 @@ def test_the_kth_magnitude_is_exact(
         "zeros": np.where(values > 1, values, 0.0),
         "subnormal": values * 2.0**-1060,
     }[kind]
-    monkeypatch.setattr(consensus_engine, "FEW", few)
-    search = consensus_engine._Search(0, rank)
-    zero = vector(np.zeros(1000))
-    while not search.done and (search.shift == 64 or search.candidates > few):
-        search.narrow(KERNELS.histogram(vector(values), zero, search.prefix, search.shift - 16))
-    if search.done:
-        found = search.value()
-    else:
-        left = KERNELS.magnitudes(vector(values), zero, search.prefix, search.shift)
+    monkeypatch.setattr(order_statistics, "FEW", few)
+    measure = Magnitude(0)
+    search = order_statistics.Search(measure, rank)
+    handed, zero = [vector(values)], vector(np.zeros(1000))
+    while search.counting:
+        search.narrow(
+            KERNELS.histogram(handed, zero, measure, search.prefix, search.shift - DIGIT_BITS)
+        )
+    if search.shift:
+        left = KERNELS.measured(handed, zero, measure, search.prefix, search.shift)
         assert len(left) == search.candidates
         found = np.sort(left)[len(left) - search.rank]
+    else:
+        found = search.value
     assert found == np.sort(np.abs(values))[::-1][rank - 1]
 
 

@@ -67,14 +67,15 @@ def _wants_absolute(stream: Stream) -> bool:
     method, parameters = stream.shop.plan.recipe.method, stream.job.parameters
     if method.absolute is None or parameters is None:
         return False
-    return method.absolute(**method.arguments(parameters))
+    return method.absolute(**method.arguments(parameters, len(stream.job.sources)))
 
 
 def coefficients_of(job: Job, shop: Shop, gram: Gram) -> Doubles:
     """The method's coefficients: float64 (..., K)."""
     method = shop.plan.recipe.method
     assert job.parameters is not None
-    return np.asarray(method.function(gram, **method.arguments(job.parameters)), dtype=np.float64)
+    arguments = method.arguments(job.parameters, len(job.sources))
+    return np.asarray(method.function(gram, **arguments), dtype=np.float64)
 
 
 def _combine(stream: Stream, coefficients: Doubles, start: int, stop: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ..kernels import Kernels
 from ..methods import Gram
 from ..methods.notes import collected_notes
-from .consensus import run_consensus
+from .consensus import run_elementwise
 from .copies import run_copy
 from .mixtures import measure, passes, run_mixture
 from .plan import Job, Plan
@@ -97,7 +97,7 @@ def run(plan: Plan, kernels: Kernels, write: Write, progress: Progress) -> Ran:
                 if job.parameters is None:
                     run_copy(job, shop)
                 elif method.family == "consensus":
-                    run_consensus(job, shop)
+                    run_elementwise(job, shop)
                 else:
                     run_mixture(job, shop, grams.get(_group(job)))
             notes.add(job, said)

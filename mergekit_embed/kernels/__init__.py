@@ -15,9 +15,11 @@ So neither the size of the chunks nor the number of threads nor the device shows
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -68,6 +70,95 @@ class Output(NamedTuple):
     finite: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """`|x_k - o|` of one member."""
+
+    member: int
+
+
+@dataclass(frozen=True, slots=True)
+class Variance:
+    """The variance of the deltas across the members: `mean (d_k - mean d)^2`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """`|d|` times the divergence of the row's softmax from the origin's, of the first member.
+
+    `sum p log(p / q)` with `p`, `q` the softmax of the member's and the origin's row, plus 1e-8. A
+    chunk holds whole rows of this length.
+    """
+
+    row: int
+
+
+Measure = Magnitude | Variance | Importance
+"""A number at least 0 for each element, on which elements are chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Keep the elements whose measure is in [low, high]."""
+
+    measure: Measure
+    low: float
+    high: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Keep elements at random: element i when `uniform(key, i) < probability`.
+
+    The chunk begins at element `start` of the tensor. See `draw.py` for `uniform`.
+    """
+
+    key: int
+    start: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDraw:
+    """As `Draw`, with a probability that rises with the rank of `|d|` in its row.
+
+    From `lowest` for the smallest to `highest` for the largest, in equal steps; equal magnitudes
+    share the mean of theirs. A chunk holds whole rows of this length.
+    """
+
+    key: int
+    start: int
+    row: int
+    lowest: float
+    highest: float
+
+
+Keep = Band | Draw | RankedDraw
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """How kept elements come together.
+
+    Attributes:
+        vote: only those that have the sign of their weighted sum (zero counts as +).
+        mean: divide by the number of members that keep the element.
+        normalize: divide by the weights of the members that count.
+        factors: float64 (K,), on each member's kept elements.
+        lone_factors: float64 (K,), on elements that one member alone keeps; None for 1.
+        weight: float64 (K,).
+        scale: factor on the whole.
+    """
+
+    vote: bool
+    mean: bool
+    normalize: bool
+    factors: Doubles
+    lone_factors: Doubles | None
+    weight: Doubles
+    scale: float
+
+
 class Kernels(Protocol):
     """What a backend does. Vectors of one call have the same number of elements n."""
 
@@ -110,36 +201,57 @@ class Kernels(Protocol):
         """
 
     def histogram(
-        self, vector: Vector, origin: Vector, prefix: int, shift: int
+        self,
+        vectors: Sequence[Vector],
+        origin: Vector,
+        measure: Measure,
+        prefix: int,
+        shift: int,
     ) -> NDArray[np.int64]:
-        """Counts of the `DIGIT_BITS` bits above `shift` in `|x - o|` as a float64 bit pattern.
+        """Counts of the `DIGIT_BITS` bits above `shift` in the measure's float64 bit patterns.
 
         Only elements whose bits above those equal `prefix` count.
         """
 
-    def magnitudes(self, vector: Vector, origin: Vector, prefix: int, shift: int) -> Doubles:
-        """The values `|x - o|` whose bit patterns, shifted right by `shift`, equal `prefix`."""
+    def measured(
+        self,
+        vectors: Sequence[Vector],
+        origin: Vector,
+        measure: Measure,
+        prefix: int,
+        shift: int,
+    ) -> Doubles:
+        """The measures whose bit patterns, shifted right by `shift`, equal `prefix`."""
 
-    def kept_sums(self, vectors: Sequence[Vector], origin: Vector, thresholds: Doubles) -> Doubles:
-        """For every block, the sums of `|x_k - o|`, of all and of those kept: (blocks, K, 2)."""
+    def kept_sums(
+        self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep]
+    ) -> Doubles:
+        """Sums for every block, of shape (blocks, K, 3): `|d|`, kept `|d|`, kept `d^2`."""
+
+    def shared_counts(
+        self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep]
+    ) -> NDArray[np.int64]:
+        """How many elements of each delta are kept by it alone, and by others too: (K, 2)."""
 
     def consensus(
         self,
         vectors: Sequence[Vector],
         origin: Vector,
-        thresholds: Doubles,
-        factors: Doubles,
-        weight: Doubles,
-        normalize: bool,
-        scale: float,
+        keeps: Sequence[Keep],
+        combine: Combine,
         dtype: DType,
     ) -> Output:
-        """Sign consensus of the kept elements, as METHODS defines it, added to the origin.
+        """Combine the kept elements of the deltas and add them to the origin.
 
-        Element i of member k is kept when `|x_ki - o_i| >= thresholds[k]`, and multiplied by
-        `factors[k]`. Where nothing is left the origin's element comes back as it is.
-        `finite` also tells of the inputs, since an element that is not kept does not show.
+        Where nothing comes together the origin's element comes back as it is. `finite` also tells
+        of the inputs, since an element that is not kept does not show.
         """
+
+    def centre(self, vectors: Sequence[Vector], trim: int, dtype: DType) -> Output:
+        """The mean of each element's values without the `trim` smallest and largest."""
+
+    def near(self, vector: Vector, origin: Vector, reach: float, dtype: DType) -> Output:
+        """`o + clip(reach / |d|, 0, 1) d`, with `|d|` at least 1e-6: at most `reach` from `o`."""
 
     def is_finite(self, vector: Vector) -> bool:
         """True when no element is infinite or not a number."""

@@ -16,14 +16,18 @@ from . import (
     BLOCK,
     DIGIT_BITS,
     NEARLY_ONE,
+    Combine,
     Doubles,
+    Keep,
     Layout,
+    Measure,
     Moments,
     Output,
     Raw,
     cpu_chunk_blocks,
     cpu_workers,
 )
+from .torch_elements import combined, halved, masks_of, measure_of
 
 TORCH_TYPES = {
     DType.F64: torch.float64,
@@ -146,69 +150,97 @@ class TorchKernels:
         return self._output(merged, dtype, True)
 
     def histogram(
-        self, vector: Tensor, origin: Tensor, prefix: int, shift: int
+        self,
+        vectors: Sequence[Tensor],
+        origin: Tensor,
+        measure: Measure,
+        prefix: int,
+        shift: int,
     ) -> NDArray[np.int64]:
         """See `Kernels.histogram`."""
-        bits = self._magnitude_bits(vector, origin) >> shift
+        # Numbers that are not negative sort like their bit patterns.
+        bits = measure_of(vectors, origin, measure).view(torch.int64) >> shift
         if shift + DIGIT_BITS < 64:
             bits = bits[bits >> DIGIT_BITS == prefix]
         digits = bits & (2**DIGIT_BITS - 1)
         counts: NDArray[np.int64] = torch.bincount(digits, minlength=2**DIGIT_BITS).cpu().numpy()
         return counts
 
-    def magnitudes(self, vector: Tensor, origin: Tensor, prefix: int, shift: int) -> Doubles:
-        """See `Kernels.magnitudes`."""
-        bits = self._magnitude_bits(vector, origin)
+    def measured(
+        self,
+        vectors: Sequence[Tensor],
+        origin: Tensor,
+        measure: Measure,
+        prefix: int,
+        shift: int,
+    ) -> Doubles:
+        """See `Kernels.measured`."""
+        bits = measure_of(vectors, origin, measure).view(torch.int64)
         chosen: Doubles = bits[bits >> shift == prefix].view(torch.float64).cpu().numpy()
         return chosen
 
-    def kept_sums(self, vectors: Sequence[Tensor], origin: Tensor, thresholds: Doubles) -> Doubles:
+    def kept_sums(
+        self, vectors: Sequence[Tensor], origin: Tensor, keeps: Sequence[Keep]
+    ) -> Doubles:
         """See `Kernels.kept_sums`."""
         sizes = self._deltas(vectors, origin).abs_()
-        limits = torch.from_numpy(thresholds).to(self.device)[:, None]
-        kept = torch.where(sizes >= limits, sizes, 0.0)
-        both = torch.stack([sizes, kept], dim=2)  # (K, n, 2)
-        whole = both.shape[1] // BLOCK * BLOCK
-        parts = [both[:, :whole].reshape(len(vectors), -1, BLOCK, 2)] if whole else []
-        if both.shape[1] > whole:
-            parts.append(both[:, whole:].reshape(len(vectors), 1, -1, 2))
-        sums = torch.cat([_halved(part) for part in parts], dim=1)  # (K, blocks, 2)
+        kept = torch.where(masks_of(vectors, origin, keeps), sizes, 0.0)
+        every = torch.stack([sizes, kept, kept * kept], dim=2)  # (K, n, 3)
+        whole = every.shape[1] // BLOCK * BLOCK
+        parts = [every[:, :whole].reshape(len(vectors), -1, BLOCK, 3)] if whole else []
+        if every.shape[1] > whole:
+            parts.append(every[:, whole:].reshape(len(vectors), 1, -1, 3))
+        sums = torch.cat([halved(part) for part in parts], dim=1)  # (K, blocks, 3)
         result: Doubles = sums.transpose(0, 1).cpu().numpy()
+        return result
+
+    def shared_counts(
+        self, vectors: Sequence[Tensor], origin: Tensor, keeps: Sequence[Keep]
+    ) -> NDArray[np.int64]:
+        """See `Kernels.shared_counts`."""
+        masks = masks_of(vectors, origin, keeps)
+        alone = masks & (masks.sum(dim=0) == 1)
+        counts = torch.stack([alone.sum(dim=1), (masks & ~alone).sum(dim=1)], dim=1)
+        result: NDArray[np.int64] = counts.cpu().numpy()
         return result
 
     def consensus(
         self,
         vectors: Sequence[Tensor],
         origin: Tensor,
-        thresholds: Doubles,
-        factors: Doubles,
-        weight: Doubles,
-        normalize: bool,
-        scale: float,
+        keeps: Sequence[Keep],
+        combine: Combine,
         dtype: DType,
     ) -> Output:
         """See `Kernels.consensus`."""
         base = origin.double()
-        finite = True
-        terms = []
-        for vector, limit, factor, share in zip(vectors, thresholds, factors, weight, strict=True):
-            delta = vector.double() - base
-            finite = finite and bool(delta.isfinite().all())
-            kept = torch.where(delta.abs() >= limit, delta, 0.0)
-            terms.append((kept if factor == 1.0 else kept * factor) * share)
-        election = terms[0].clone()
-        for term in terms[1:]:
-            election += term
-        elected = torch.where(election >= 0, 1.0, -1.0)
-        total, divisor = torch.zeros_like(base), torch.zeros_like(base)
-        for term, share in zip(terms, weight, strict=True):
-            agrees = term.sign() == elected
-            total += torch.where(agrees, term, 0.0)
-            divisor += agrees.double() * float(share)
-        if normalize:
-            total /= torch.where(divisor == 0, 1.0, divisor)
-        merged = torch.where(total == 0, base, base + scale * total)
+        finite = bool(base.isfinite().all()) and all(self.is_finite(v) for v in vectors)
+        masks = masks_of(vectors, origin, keeps)
+        deltas = [vector.double() - base for vector in vectors]
+        total = combined(deltas, masks, combine)
+        merged = torch.where(total == 0, base, base + combine.scale * total)
         return self._output(merged, dtype, finite)
+
+    def centre(self, vectors: Sequence[Tensor], trim: int, dtype: DType) -> Output:
+        """See `Kernels.centre`."""
+        values = torch.stack([vector.double() for vector in vectors]).sort(dim=0).values
+        kept = values[trim : len(vectors) - trim]
+        total = kept[0].clone()
+        for row in kept[1:]:
+            total += row
+        mean = total / len(kept)
+        # Equal values are their own centre, to the bit; the sum of many may round.
+        merged = torch.where(kept[0] == kept[-1], kept[0], mean)
+        return self._output(merged, dtype, all(self.is_finite(vector) for vector in vectors))
+
+    def near(self, vector: Tensor, origin: Tensor, reach: float, dtype: DType) -> Output:
+        """See `Kernels.near`."""
+        base = origin.double()
+        delta = vector.double() - base
+        share = (reach / delta.abs().clamp(min=1e-6)).clamp(max=1.0)
+        moved = torch.where(share == 1.0, vector.double(), base + share * delta)
+        merged = torch.where(delta == 0, base, moved)
+        return self._output(merged, dtype, self.is_finite(vector) and self.is_finite(origin))
 
     def is_finite(self, vector: Tensor) -> bool:
         """See `Kernels.is_finite`."""
@@ -218,10 +250,6 @@ class TorchKernels:
         """`x_k - o` in float64, shape (K, n)."""
         deltas = torch.stack([vector.double() for vector in vectors])
         return deltas if origin is None else deltas.sub_(origin.double())
-
-    def _magnitude_bits(self, vector: Tensor, origin: Tensor) -> Tensor:
-        """Bit patterns of `|x - o|` as int64; non-negative floats sort like their bit patterns."""
-        return (vector.double() - origin.double()).abs_().view(torch.int64)
 
     def _output(self, merged: Tensor, dtype: DType, finite: bool) -> Output:
         stored = _rounded(merged, TORCH_TYPES[dtype])
@@ -260,24 +288,10 @@ def _moments(deltas: Tensor, absolute: bool) -> Moments:
     count, outer, _, inner = deltas.shape
     products = torch.empty((outer, inner, count, count), dtype=torch.float64)
     for first in range(count):
-        sums = _halved(deltas[first:] * deltas[first])  # (K - first, outer, inner)
+        sums = halved(deltas[first:] * deltas[first])  # (K - first, outer, inner)
         row = sums.permute(1, 2, 0).cpu()
         products[:, :, first, first:] = row
         products[:, :, first:, first] = row
     if not absolute:
         return Moments(products.numpy(), None)
-    return Moments(products.numpy(), _halved(deltas.abs()).permute(1, 2, 0).cpu().numpy())
-
-
-def _halved(terms: Tensor) -> Tensor:
-    """Sum over the last dimension but one: padded to a power of two and halved to one number."""
-    while (length := terms.shape[-2]) > 1:
-        half = 1 << (length - 1).bit_length() - 1
-        upper = terms[..., half:, :]
-        if length == 2 * half:
-            terms = terms[..., :half, :] + upper
-        else:
-            lower = terms[..., :half, :].clone()
-            lower[..., : length - half, :] += upper
-            terms = lower
-    return terms.squeeze(-2)
+    return Moments(products.numpy(), halved(deltas.abs()).permute(1, 2, 0).cpu().numpy())

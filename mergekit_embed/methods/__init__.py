@@ -6,12 +6,36 @@ import importlib.metadata
 from collections.abc import Mapping
 from functools import cache
 
-from . import delta_guided, karcher, linear, model_stock, multislerp, slerp, ties
-from .consensus import Consensus
+from . import (
+    dare,
+    delta_guided,
+    karcher,
+    linear,
+    model_stock,
+    multislerp,
+    ram,
+    robust,
+    sce,
+    slerp,
+    ties,
+)
+from .consensus import (
+    Above,
+    Centre,
+    Consensus,
+    Drawn,
+    DrawnByRank,
+    Elementwise,
+    Largest,
+    MostVaried,
+    Near,
+    Outlying,
+)
 from .gram import Coefficients, Gram, normalised
 from .notes import MergeWarning, note
 from .registry import (
     GRANULARITIES,
+    Members,
     Method,
     Param,
     Parameter,
@@ -22,7 +46,19 @@ from .registry import (
     registered,
 )
 
-BUILT_IN = (delta_guided, karcher, linear, model_stock, multislerp, slerp, ties)
+BUILT_IN = (
+    dare,
+    delta_guided,
+    karcher,
+    linear,
+    model_stock,
+    multislerp,
+    ram,
+    robust,
+    sce,
+    slerp,
+    ties,
+)
 """The modules of our own methods; importing one registers what it defines."""
 
 ENTRY_POINTS = "mergekit_embed.methods"
@@ -42,11 +78,21 @@ def available() -> Mapping[str, Method]:
 
 __all__ = [
     "GRANULARITIES",
+    "Above",
+    "Centre",
     "Coefficients",
     "Consensus",
+    "Drawn",
+    "DrawnByRank",
+    "Elementwise",
     "Gram",
+    "Largest",
+    "Members",
     "MergeWarning",
     "Method",
+    "MostVaried",
+    "Near",
+    "Outlying",
     "Param",
     "Parameter",
     "Unit",

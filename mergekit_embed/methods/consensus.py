@@ -1,27 +1,120 @@
-"""What a consensus method asks of the kernels: an elementwise decision, after a reduction."""
+"""What the elementwise methods ask of the engine: which elements are kept, and how they combine.
+
+A method says it in these words; the engine measures what has to be measured first (a threshold, an
+L1 norm), and the kernels decide element by element.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from .gram import Array
 
 
 @dataclass(frozen=True)
-class Consensus:
-    """Keep some elements of every delta, and combine what is kept.
+class Largest:
+    """Keep a share `density` (K,) of each delta, largest magnitudes first.
 
-    Attributes:
-        weight: float64 (K,), the members' weights.
-        density: float64 (K,) in [0, 1]: the share of the elements, largest magnitudes first, that
-            each delta keeps; at least one element, and all that tie with the last kept.
-        normalize: divide by the weights of the members that agree.
-        rescale: multiply each kept delta by its L1 norm before over after.
-        scale: factor on the combined delta (`lambda` in recipes).
+    `skip` (K,) is the share of the very largest that is dropped before. At least one element is
+    kept, and all that tie with the last or with the first one kept.
     """
 
-    weight: Array
     density: Array
-    normalize: bool
-    rescale: bool
-    scale: float
+    skip: Array
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Keep each element of delta k at random, with probability `density[k]`."""
+
+    density: Array
+
+
+@dataclass(frozen=True)
+class DrawnByRank:
+    """As `Drawn`, with probabilities from `density - epsilon` to `density + epsilon`.
+
+    They rise with the rank of the magnitude in its row, and are clipped into [0, 1].
+    """
+
+    density: Array
+    epsilon: Array
+
+
+@dataclass(frozen=True)
+class MostVaried:
+    """Keep, in every delta, the share of the elements in which the members differ most."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Above:
+    """Keep the elements whose magnitude is above the limit."""
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class Outlying:
+    """Keep the elements whose importance is at least median + `reach` interquartile ranges."""
+
+    reach: float
+
+
+Selection = Largest | Drawn | DrawnByRank | MostVaried | Above | Outlying
+
+Rescale = Literal["no", "by norm", "by density"]
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Keep some elements of every delta, combine what is kept, and add it to the base.
+
+    Attributes:
+        keep: which elements.
+        weight: float64 (K,), the members' weights.
+        vote: combine only those that have the sign of their weighted sum.
+        mean: divide by how many members keep the element.
+        normalize: divide by the weights of the members that count.
+        rescale: multiply each kept delta by its L1 norm before over after, or by 1 / density.
+        scale: factor on the combined delta (`lambda` in recipes).
+        by_squares: multiply the weights by each delta's share of the kept squares.
+        lone: (r, alpha): what one member alone keeps counts `1 + r min(rho, alpha)` times, `rho`
+            the member's shared over its lone elements.
+    """
+
+    keep: Selection
+    weight: Array
+    vote: bool = True
+    mean: bool = False
+    normalize: bool = False
+    rescale: Rescale = "no"
+    scale: float = 1.0
+    by_squares: bool = False
+    lone: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Centre:
+    """The mean of each element's values without the `trim` smallest and largest."""
+
+    trim: int
+
+
+@dataclass(frozen=True)
+class Near:
+    """The base, moved towards the member by at most `reach` in every element."""
+
+    reach: float
+
+
+Elementwise = Consensus | Centre | Near
+
+
+def ones(count: int) -> Array:
+    """Equal weights."""
+    return np.ones(count)

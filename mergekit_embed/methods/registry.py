@@ -13,7 +13,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NewType, TypeVar
 
 from .gram import Array
 
@@ -98,7 +98,8 @@ class Method:
     """A registered merge method.
 
     `function` takes a `Gram` (mixtures only) and the parameters, and returns coefficients
-    (mixtures) or a `Consensus`. `unit`, when there is one, turns the parameters named in
+    (mixtures) or a `Consensus`, `Centre` or `Near`; one with `counts` wants the number of members
+    as `members`. `unit`, when there is one, turns the parameters named in
     `unit_parameters` into what counts as one vector; None leaves it to the recipe.
     """
 
@@ -115,14 +116,16 @@ class Method:
     unit_parameters: frozenset[str] = field(default_factory=frozenset)
     geometry: bool = True
     absolute: Callable[..., bool] | None = None
+    counts: bool = False
 
-    def arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments(self, values: Mapping[str, Any], members: int) -> dict[str, Any]:
         """Keyword arguments of `function` from resolved parameter values."""
-        return {
+        found = {
             parameter.argument: values[name]
             for name, parameter in self.parameters.items()
             if name not in self.unit_parameters
         }
+        return {**found, "members": members} if self.counts else found
 
     def unit_of(self, values: Mapping[str, Any]) -> Unit | None:
         """The unit that the parameters ask for, if any."""
@@ -147,6 +150,8 @@ def parameters_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Para
     found: dict[str, Parameter] = {}
     for argument in list(inspect.signature(function).parameters.values())[skip:]:
         hint = hints.get(argument.name)
+        if hint is Members:
+            continue
         extras = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
         param = next((extra for extra in extras if isinstance(extra, Param)), None)
         if hint is None or param is None:
@@ -214,8 +219,10 @@ def mixture(
     return register
 
 
-def consensus(name: str, *, base: BaseRole = "origin") -> Callable[[Function], Function]:
-    """Register a consensus method: a function `(**parameters) -> Consensus`."""
+def consensus(
+    name: str, *, base: BaseRole = "origin", exactly: int | None = None
+) -> Callable[[Function], Function]:
+    """Register an elementwise method: a function `(**parameters) -> Elementwise`."""
 
     def register(function: Function) -> Function:
         _add(
@@ -226,7 +233,9 @@ def consensus(name: str, *, base: BaseRole = "origin") -> Callable[[Function], F
                 base=base,
                 summary=_summary(function),
                 parameters=parameters_of(function),
+                exactly=exactly,
                 units=("tensor",),
+                counts="members" in inspect.signature(function).parameters,
             )
         )
         return function
@@ -252,6 +261,9 @@ def registered() -> Mapping[str, Method]:
     """The methods registered so far, by name."""
     return dict(_METHODS)
 
+
+Members = NewType("Members", int)
+"""The annotation of an argument that is told how many members there are."""
 
 Weights = Annotated[Array, Param("how much of the member", per_member=True, default=1.0)]
 """The annotation of the usual `weight` argument: float64, shape (K,)."""

@@ -358,6 +358,7 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         base=base,
         parameters=given.get(("parameters",), {}),
         granularity=parsed.granularity,
+        seed=parsed.seed,
         output=parsed.output,
         dtype=FLOAT_NAMES[stored] if stored else None,
         accepted=frozenset(accepted),

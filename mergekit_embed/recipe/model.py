@@ -50,6 +50,7 @@ class Recipe:
     base: str | None
     parameters: Mapping[str, values.Value]
     granularity: str
+    seed: int
     output: str | None
     dtype: DType | None
     accepted: frozenset[str]

@@ -111,6 +111,11 @@ class RecipeFile(BaseModel):
         default=None,
         description="stored type of the result; by default that of the base or the first member",
     )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="what random methods draw from, with the tensor, the member and the element",
+    )
     granularity: Literal["tensor", "layer", "model", "row", "element"] = Field(
         default="tensor",
         description="what counts as one vector when lengths and angles are measured",

@@ -1,0 +1,128 @@
+"""Elementwise pieces of the torch kernels: measures, masks, and how kept elements come together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import Band, Combine, Draw, Importance, Keep, Magnitude, Measure, RankedDraw
+from .draw import GAMMA, LAST_SHIFT, MIX, signed
+
+
+def halved(terms: Tensor) -> Tensor:
+    """Sum over the last dimension but one: padded to a power of two and halved to one number."""
+    while (length := terms.shape[-2]) > 1:
+        half = 1 << (length - 1).bit_length() - 1
+        upper = terms[..., half:, :]
+        if length == 2 * half:
+            terms = terms[..., :half, :] + upper
+        else:
+            lower = terms[..., :half, :].clone()
+            lower[..., : length - half, :] += upper
+            terms = lower
+    return terms.squeeze(-2)
+
+
+def measure_of(vectors: Sequence[Tensor], origin: Tensor, measure: Measure) -> Tensor:
+    """The measure of every element, float64 (n,), never negative."""
+    base = origin.double()
+    if isinstance(measure, Magnitude):
+        return (vectors[measure.member].double() - base).abs_()
+    if isinstance(measure, Importance):
+        return _importance(vectors[0].double(), base, measure.row)
+    deltas = [vector.double() - base for vector in vectors]
+    mean = torch.zeros_like(base)
+    for delta in deltas:
+        mean += delta
+    mean /= len(deltas)
+    spread = torch.zeros_like(base)
+    for delta in deltas:
+        spread += (delta - mean) ** 2
+    return spread / len(deltas)
+
+
+def _importance(member: Tensor, base: Tensor, row: int) -> Tensor:
+    ours = torch.softmax(member.reshape(-1, row), dim=1) + 1e-8
+    theirs = torch.softmax(base.reshape(-1, row), dim=1) + 1e-8
+    divergence = halved((ours * (ours / theirs).log()).T[None])[0]
+    size = (member - base).abs_().reshape(-1, row)
+    # The divergence of two rows that all but agree may round below zero.
+    importance: Tensor = size * divergence.clamp(min=0.0)[:, None]
+    return importance.reshape(-1)
+
+
+def masks_of(vectors: Sequence[Tensor], origin: Tensor, keeps: Sequence[Keep]) -> Tensor:
+    """What each member keeps: bool (K, n)."""
+    found: dict[Measure, Tensor] = {}
+    masks = []
+    for index, keep in enumerate(keeps):
+        if isinstance(keep, Band):
+            if keep.measure not in found:
+                found = {keep.measure: measure_of(vectors, origin, keep.measure)}
+            value = found[keep.measure]
+            masks.append((value >= keep.low) & (value <= keep.high))
+        elif isinstance(keep, Draw):
+            masks.append(uniform(keep.key, keep.start, len(origin), origin) < keep.probability)
+        else:
+            chance = _ranked_chance(vectors[index].double() - origin.double(), keep)
+            masks.append(uniform(keep.key, keep.start, len(origin), origin) < chance)
+    return torch.stack(masks)
+
+
+def uniform(key: int, start: int, count: int, like: Tensor) -> Tensor:
+    """`uniform(key, i)` of draw.py for `i` from `start` on: float64 (count,)."""
+    index = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=like.device)
+    bits = index * signed(GAMMA) + signed(key)
+    for shift, factor in MIX:
+        bits = (bits ^ _shifted(bits, shift)) * signed(factor)
+    bits = bits ^ _shifted(bits, LAST_SHIFT)
+    return _shifted(bits, 11).double() * 2.0**-53
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Logical shift to the right; torch's is arithmetic."""
+    return (bits >> by) & (2 ** (64 - by) - 1)
+
+
+def _ranked_chance(delta: Tensor, keep: RankedDraw) -> Tensor:
+    """The probability of each element by the rank of its magnitude in its row."""
+    size = delta.abs_().reshape(-1, keep.row)
+    ordered = size.sort(dim=1).values
+    below = torch.searchsorted(ordered, size.contiguous(), right=False)
+    to = torch.searchsorted(ordered, size.contiguous(), right=True)
+    rank = (below + to - 1).double() / 2
+    part = rank / (keep.row - 1) if keep.row > 1 else torch.full_like(rank, 0.5)
+    return (keep.lowest + part * (keep.highest - keep.lowest)).reshape(-1)
+
+
+def combined(deltas: Sequence[Tensor], masks: Tensor, how: Combine) -> Tensor:
+    """What comes together of the kept elements, before scale and origin: float64 (n,)."""
+    lone = masks.sum(dim=0) == 1 if how.lone_factors is not None else None
+    terms = []
+    for index, (delta, mask) in enumerate(zip(deltas, masks, strict=True)):
+        kept = torch.where(mask, delta, 0.0)
+        if how.factors[index] != 1.0:
+            kept = kept * float(how.factors[index])
+        if lone is not None and how.lone_factors is not None:
+            kept = torch.where(lone, kept * float(how.lone_factors[index]), kept)
+        terms.append(kept * float(how.weight[index]))
+    counts = masks
+    if how.vote:
+        election = terms[0].clone()
+        for term in terms[1:]:
+            election += term
+        elected = torch.where(election >= 0, 1.0, -1.0)
+        counts = torch.stack([term.sign() == elected for term in terms])
+    total = torch.zeros_like(terms[0])
+    divisor = torch.zeros_like(terms[0])
+    for term, counted, share in zip(terms, counts, how.weight, strict=True):
+        total += torch.where(counted, term, 0.0)
+        if how.normalize:
+            divisor += torch.where(counted, float(share), 0.0)
+    if how.normalize:
+        total /= torch.where(divisor == 0, 1.0, divisor)
+    if how.mean:
+        total /= masks.sum(dim=0).clamp(min=1)
+    return total
