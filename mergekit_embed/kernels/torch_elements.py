@@ -32,15 +32,20 @@ def measure_of(vectors: Sequence[Tensor], origin: Tensor, measure: Measure) -> T
         return (vectors[measure.member].double() - base).abs_()
     if isinstance(measure, Importance):
         return _importance(vectors[0].double(), base, measure.row)
-    deltas = [vector.double() - base for vector in vectors]
-    mean = torch.zeros_like(base)
-    for delta in deltas:
-        mean += delta
-    mean /= len(deltas)
-    spread = torch.zeros_like(base)
-    for delta in deltas:
-        spread += (delta - mean) ** 2
-    return spread / len(deltas)
+    return _variance([vector.double() for vector in vectors])
+
+
+def _variance(members: Sequence[Tensor]) -> Tensor:
+    """Variance around the first member, so that equal members have none at all."""
+    shifted = [member - members[0] for member in members]
+    mean = torch.zeros_like(members[0])
+    for shift in shifted:
+        mean += shift
+    mean /= len(members)
+    spread = torch.zeros_like(mean)
+    for shift in shifted:
+        spread += (shift - mean) ** 2
+    return spread / len(members)
 
 
 def _importance(member: Tensor, base: Tensor, row: int) -> Tensor:
@@ -78,7 +83,8 @@ def uniform(key: int, start: int, count: int, like: Tensor) -> Tensor:
     for shift, factor in MIX:
         bits = (bits ^ _shifted(bits, shift)) * signed(factor)
     bits = bits ^ _shifted(bits, LAST_SHIFT)
-    return _shifted(bits, 11).double() * 2.0**-53
+    drawn: Tensor = _shifted(bits, 11).double() * 2.0**-53
+    return drawn
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
@@ -120,7 +126,7 @@ def combined(deltas: Sequence[Tensor], masks: Tensor, how: Combine) -> Tensor:
     for term, counted, share in zip(terms, counts, how.weight, strict=True):
         total += torch.where(counted, term, 0.0)
         if how.normalize:
-            divisor += torch.where(counted, float(share), 0.0)
+            divisor += counted.double() * float(share)
     if how.normalize:
         total /= torch.where(divisor == 0, 1.0, divisor)
     if how.mean:
