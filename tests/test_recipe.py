@@ -220,7 +220,7 @@ def test_a_parameter_outside_of_parameters_is_told_its_place() -> None:
     [
         ("tise", 'unknown merge method, did you mean "ties"?'),
         ("multi_slerp", 'unknown merge method, did you mean "multislerp"?'),
-        ("frankenstein", "unknown merge method; known: delta_guided, ema, "),
+        ("frankenstein", "unknown merge method; known: arcee_fusion, breadcrumbs, "),
     ],
 )
 def test_an_unknown_method_brings_a_suggestion(name: str, suggestion: str) -> None:

@@ -122,7 +122,7 @@ def _guilty(recipe: Recipe) -> tuple[str, ...]:
 
 def _rehearse(recipe: Recipe, parameters: Mapping[str, Any], count: int) -> str | None:
     method = recipe.method
-    arguments = method.arguments(parameters, len(recipe.members))
+    arguments = method.arguments(parameters, count)
     try:
         if method.family == "mixture":
             absolute = np.ones(count) if method.absolute and method.absolute(**arguments) else None

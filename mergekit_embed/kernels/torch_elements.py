@@ -89,7 +89,8 @@ def uniform(key: int, start: int, count: int, like: Tensor) -> Tensor:
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
     """Logical shift to the right; torch's is arithmetic."""
-    return (bits >> by) & (2 ** (64 - by) - 1)
+    shifted: Tensor = (bits >> by) & (2 ** (64 - by) - 1)
+    return shifted
 
 
 def _ranked_chance(delta: Tensor, keep: RankedDraw) -> Tensor:
