@@ -37,7 +37,7 @@ TORCH_TYPES = {
 }
 
 CUDA_BLOCKS = 256
-"""Blocks of one vector handled at once on a CUDA device: 128 MB of float64."""
+"""Most blocks of one vector handled at once on a CUDA device: 128 MB of float64."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -79,9 +79,11 @@ class TorchKernels:
 
     def chunk_blocks(self, vectors: int) -> int:
         """See `Kernels.chunk_blocks`."""
-        if self.device.type == "cuda":
-            return CUDA_BLOCKS
-        return cpu_chunk_blocks(vectors)
+        if self.device.type != "cuda":
+            return cpu_chunk_blocks(vectors)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        one = 8 * BLOCK * (3 * vectors + 4)  # with the differences and products of each vector
+        return max(1, min(CUDA_BLOCKS, free // 2 // one))
 
     def load(self, raw: Raw, dtype: DType) -> Tensor:
         """See `Kernels.load`."""
