@@ -11,6 +11,10 @@ from .notes import note
 from .registry import Param, Unit, mixture
 
 
+ROUNDING = 2.0**-50
+"""What the rounding of cosines leaves of a denominator that is zero, for each delta."""
+
+
 def _vectors(
     filter_wise: Annotated[bool, Param("one ratio for every row, not for every tensor")] = False,
 ) -> Unit | None:
@@ -31,7 +35,7 @@ def model_stock(gram: Gram) -> Coefficients:
     pairs = np.triu_indices(count, k=1)
     cosine = gram.cosines()[..., pairs[0], pairs[1]].mean(axis=-1)
     denominator = 1.0 + (count - 1) * cosine
-    opposed = denominator <= 0.0
+    opposed = denominator <= ROUNDING * count
     if np.any(opposed):
         note("the deltas oppose each other so far that no ratio is defined; the base is kept")
     ratio = np.where(opposed, 0.0, divide(count * cosine, denominator))
