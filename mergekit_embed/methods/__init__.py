@@ -35,6 +35,7 @@ from .gram import Coefficients, Gram, normalised
 from .notes import MergeWarning, note
 from .registry import (
     GRANULARITIES,
+    Groups,
     Members,
     Method,
     Param,
@@ -86,6 +87,7 @@ __all__ = [
     "DrawnByRank",
     "Elementwise",
     "Gram",
+    "Groups",
     "Largest",
     "Members",
     "MergeWarning",

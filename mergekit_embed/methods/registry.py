@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NewType, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .gram import Array
 
 BaseRole = Literal["origin", "optional origin", "first member", "files"]
@@ -99,8 +102,9 @@ class Method:
 
     `function` takes a `Gram` (mixtures only) and the parameters, and returns coefficients
     (mixtures) or a `Consensus`, `Centre` or `Near`; one with `counts` wants the number of members
-    as `members`. `unit`, when there is one, turns the parameters named in
-    `unit_parameters` into what counts as one vector; None leaves it to the recipe.
+    as `members`, one that is `grouped` the group of each member as `groups`. `unit`, when there is
+    one, turns the parameters named in `unit_parameters` into what counts as one vector; None leaves
+    it to the recipe.
     """
 
     name: str
@@ -117,6 +121,7 @@ class Method:
     geometry: bool = True
     absolute: Callable[..., bool] | None = None
     counts: bool = False
+    grouped: bool = False
 
     def arguments(self, values: Mapping[str, Any], members: int) -> dict[str, Any]:
         """Keyword arguments of `function` from resolved parameter values."""
@@ -125,6 +130,8 @@ class Method:
             for name, parameter in self.parameters.items()
             if name not in self.unit_parameters
         }
+        if self.grouped:
+            found["groups"] = values.get("groups")
         return {**found, "members": members} if self.counts else found
 
     def unit_of(self, values: Mapping[str, Any]) -> Unit | None:
@@ -150,7 +157,7 @@ def parameters_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Para
     found: dict[str, Parameter] = {}
     for argument in list(inspect.signature(function).parameters.values())[skip:]:
         hint = hints.get(argument.name)
-        if hint is Members:
+        if hint is Members or hint == Groups:
             continue
         extras = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
         param = next((extra for extra in extras if isinstance(extra, Param)), None)
@@ -212,6 +219,7 @@ def mixture(
                 unit_parameters=frozenset(chosen),
                 geometry=geometry,
                 absolute=absolute,
+                grouped="groups" in inspect.signature(function).parameters,
             )
         )
         return function
@@ -264,6 +272,11 @@ def registered() -> Mapping[str, Method]:
 
 Members = NewType("Members", int)
 """The annotation of an argument that is told how many members there are."""
+
+Groups = Annotated[NDArray[np.int64] | None, "the group of each member"]
+"""The annotation of an argument `groups` that is told which members belong together: int64 (K,),
+the number of each member's group, or None where the recipe has no groups. A method without such an
+argument refuses recipes with groups."""
 
 Weights = Annotated[Array, Param("how much of the member", per_member=True, default=1.0)]
 """The annotation of the usual `weight` argument: float64, shape (K,)."""

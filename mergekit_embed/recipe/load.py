@@ -250,7 +250,33 @@ def _unsuited(origin: Source, method: Method) -> list[Problem]:
             count = len(_members(method, [str(m["model"]) for m in models], base))
             problems.extend(_miscounted(origin, method, count, place))
             problems.extend(_uneven(origin, models, place))
+        problems.extend(_grouped(origin, method, models, place))
     problems.extend(_unset(origin, method))
+    return problems
+
+
+def _grouped(
+    origin: Source, method: Method, models: list[Any], place: values.Path
+) -> list[Problem]:
+    """Groups are for the methods that know them, and for members."""
+    problems = []
+    able = sorted(name for name, known in available().items() if known.grouped)
+    for index, model in enumerate(models):
+        if not isinstance(model, dict) or "group" not in model:
+            continue
+        at = (*place, index, "group")
+        if not method.grouped:
+            message = f"{method.name} knows no groups; {', '.join(able)} does"
+            problems.append(origin.problem(at, message, key=True))
+        elif model.get("model") == origin.data.get("base_model"):
+            message = "the base is where deltas start from, and is in no group"
+            problems.append(origin.problem(at, message, key=True))
+        elif origin.data.get("granularity") == "element":
+            message = (
+                "a group is measured as a whole, which single elements are not; leave the groups "
+                "out, or set `granularity: row`"
+            )
+            problems.append(origin.problem(at, message, key=True))
     return problems
 
 
@@ -323,6 +349,7 @@ def _slice(
             parameters=given.get((*place, index, "parameters"), {}) if index is not None else {},
             place=("base_model",) if index is None else (*place, index),
             layers=ranges[0 if index is None else index],
+            group=None if index is None else entries[index].group,
         )
         for index in _members(method, [entry.model for entry in entries], base)
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..dtypes import DType
 from ..methods import Method
@@ -20,12 +21,14 @@ class Member:
     """A model that goes into the merge, as the recipe names it, with its own parameters.
 
     `layers` are the first of its layers that is used and the one after the last; None for all.
+    `group` names the members that it is merged with first; None for a member by itself.
     """
 
     reference: str
     parameters: Mapping[str, values.Value]
     place: values.Path
     layers: tuple[int, int] | None = None
+    group: str | None = None
 
 
 Slice = tuple[Member, ...]
@@ -89,7 +92,8 @@ class Recipe:
 
         Returns:
             Scalars by name; float64 arrays of shape (K,) for the parameters of members. The more
-            specific wins: the member's own value, then that for all, then the default.
+            specific wins: the member's own value, then that for all, then the default. Where
+            members are grouped, also `groups`, the number of each one's group: int64 (K,).
         """
         members = self.slices[0] if members is None else members
         resolved: dict[str, Any] = {}
@@ -100,7 +104,16 @@ class Recipe:
                 resolved[name] = np.array(own, dtype=np.float64)
             else:
                 resolved[name] = parameter.convert(common)
+        if any(member.group is not None for member in members):
+            resolved["groups"] = _numbered(members)
         return resolved
+
+
+def _numbered(members: Slice) -> NDArray[np.int64]:
+    """The number of each member's group; a member without one is a group of its own."""
+    names = [("alone", index) if m.group is None else m.group for index, m in enumerate(members)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _first(value: values.Value | None, default: Any, tensor: str, depth: float) -> Any:

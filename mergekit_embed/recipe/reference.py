@@ -55,7 +55,10 @@ def _method_schema(method: Method) -> dict[str, Any]:
     needed = [name for name, p in method.parameters.items() if p.default is REQUIRED]
     if needed:
         common["required"] = needed
-    members = {"items": {"properties": {"parameters": parameters(own)}}}
+    of_member: dict[str, Any] = {"parameters": parameters(own)}
+    if not method.grouped:
+        of_member["group"] = False
+    members = {"items": {"properties": of_member}}
     slices = {"items": {"properties": {"sources": members}}}
     then: dict[str, Any] = {
         "properties": {
@@ -150,6 +153,21 @@ Within a slice, gradients run from its first layer to its last. config.json tell
 the result has.
 """
 
+GROUPS = """\
+```yaml
+merge_method: delta_guided             # each group first, then the groups
+base_model: ./minilm
+models:
+  - model: ./minilm-search
+    group: retrieval
+  - model: ./minilm-questions
+    group: retrieval
+  - model: ./minilm-paraphrases        # by itself
+```
+
+A group counts with the sum of its members' weights.
+"""
+
 VALUES = """\
 ## Values that differ from tensor to tensor
 
@@ -191,6 +209,7 @@ def markdown() -> str:
         "Each entry of `slices` has a list of `sources`, and each of these:\n",
         *_table(("key", "value", "meaning"), _keys(SliceSource)),
         SLICES,
+        GROUPS,
         VALUES,
         "## Methods and their parameters\n",
         "What each computes, with sources: [methods.md](methods.md). Parameters marked * may be "

@@ -43,6 +43,12 @@ class ModelEntry(BaseModel):
     parameters: dict[str, Any] | None = Field(
         default=None, description="parameters of this member, such as `weight`"
     )
+    group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name of a group, for `delta_guided`: the members of a group are merged first, "
+        "then the groups. A member without one is a group of its own",
+    )
 
 
 class SliceSource(ModelEntry):
