@@ -10,7 +10,6 @@ from .gram import Coefficients, Gram, divide
 from .notes import note
 from .registry import Param, Unit, mixture
 
-
 ROUNDING = 2.0**-50
 """What the rounding of cosines leaves of a denominator that is zero, for each delta."""
 
