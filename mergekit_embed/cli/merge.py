@@ -198,6 +198,7 @@ def _show_plan(recipe: Path, planned: Plan, *, as_json: bool) -> None:
         "peak_memory": planned.peak_memory,
         "disk_needed": planned.bytes_out,
         "disk_free": planned.disk_free,
+        "edits": list(planned.edits),
         "notes": list(planned.notes),
     }
     if as_json:
@@ -214,6 +215,7 @@ def _show_plan(recipe: Path, planned: Plan, *, as_json: bool) -> None:
         ),
         ("other files", f"from {planned.shell.label}"),
         ("tensors", f"{merged} merged, {len(planned.jobs) - merged} copied"),
+        *(("edit", edit) for edit in planned.edits),
         ("reads", size_of(planned.bytes_in)),
         *(("writes", f"{planned.output / f.path}   {size_of(f.size)}") for f in planned.files),
         ("memory", f"at most {size_of(planned.peak_memory)}"),

@@ -59,11 +59,13 @@ def run_elementwise(job: Job, shop: Shop) -> None:
         return
     for chunk in stream.chunks():
         if isinstance(wanted, Centre):
-            output = shop.kernels.centre(chunk.members(), wanted.trim, job.dtype)
+            output = shop.kernels.centre(chunk.members(), wanted.trim, job.dtype, chunk.divide)
         else:
             assert isinstance(wanted, Near)
             (member,) = chunk.members()
-            output = shop.kernels.near(member, chunk.origin(), wanted.reach, job.dtype)
+            output = shop.kernels.near(
+                member, chunk.origin(), wanted.reach, job.dtype, chunk.divide
+            )
         shop.accept(job, chunk.start, output, {} if output.finite else chunk.labelled())
         stream.advance(chunk.count)
 
@@ -75,7 +77,12 @@ def _run_consensus(stream: Stream, wanted: Consensus) -> None:
     combine = _combine(stream, wanted, keeps, of)
     for chunk in stream.chunks(of=of):
         output = shop.kernels.consensus(
-            chunk.members(), chunk.origin(), keeps(chunk.start), combine, job.dtype
+            chunk.members(),
+            chunk.origin(),
+            keeps(chunk.start),
+            combine,
+            job.dtype,
+            chunk.divide,
         )
         shop.accept(job, chunk.start, output, {} if output.finite else chunk.labelled())
         stream.advance(chunk.count)

@@ -8,13 +8,13 @@ from ..checkpoint import is_derived_buffer
 from ..errors import PlanError
 from ..kernels import Layout, Output, Raw
 from .plan import Job
-from .stream import Shop, Stopped
+from .stream import Shop, Stopped, part_of
 
 COPY_BYTES = 2**20
 
 
 def run_copy(job: Job, shop: Shop) -> None:
-    """Copy the first source, bit for bit unless the result is stored as another float type.
+    """Copy the first source, bit for bit unless it is edited or stored as another float type.
 
     Raises:
         PlanError: when another source differs.
@@ -40,11 +40,14 @@ def run_copy(job: Job, shop: Shop) -> None:
 def _copy_floats(job: Job, shop: Shop, start: int, raw: Raw) -> None:
     first = job.sources[0]
     vector = shop.kernels.load(raw, first.dtype)
-    if job.dtype is first.dtype:
+    count = len(raw) // first.dtype.itemsize
+    divide = part_of(job.divide, start, start + count)
+    if job.dtype is first.dtype and divide is None:
         output = Output(raw, shop.kernels.is_finite(vector))
     else:
-        layout = Layout(len(raw) // first.dtype.itemsize)
-        output = shop.kernels.mixture([vector], None, np.ones((1, 1, 1)), layout, job.dtype)
+        output = shop.kernels.mixture(
+            [vector], None, np.ones((1, 1, 1)), Layout(count), job.dtype, divide
+        )
     shop.accept(job, start, output, {shop.plan.shell.label: vector})
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..checkpoint.shell import read_modules
-from ..checkpoint.weights import has_weights
+from ..checkpoint.weights import has_weights, read_object
 from ..dtypes import FLOAT_NAMES, DType
 from ..errors import MergekitEmbedError, OutputError, OutputExistsError
 from ..kernels import Raw
@@ -310,21 +310,34 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def copy_shell(plan: Plan, target: Path) -> None:
-    """Copy every file but the weights; config.json tells of another stored type, or of layers."""
-    shell, dtype = plan.shell, plan.recipe.dtype
+    """Copy every file but the weights; some tell of another stored type, of layers, of edits."""
+    shell = plan.shell
     for source in sorted(_shell_files(shell.root)):
         copied = target / source.relative_to(shell.root)
         copied.parent.mkdir(parents=True, exist_ok=True)
-        edited = dtype is not None or plan.layers is not None
-        if edited and source.name == "config.json" and _is_transformers(shell, source):
-            config = json.loads(source.read_bytes())
-            config = _with_dtype(config, dtype) if dtype else config
-            _write_json(copied, with_layers(config, plan.layers) if plan.layers else config)
+        content = _edited(plan, source)
+        if content is not None:
+            _write_json(copied, content)
             continue
         shutil.copyfile(source, copied)
         _sync(copied)
     for module in shell.modules:
         (target / module.path).mkdir(parents=True, exist_ok=True)
+
+
+def _edited(plan: Plan, source: Path) -> dict[str, Any] | None:
+    """What a JSON file says in the result, when that is not what it says in the shell."""
+    dtype, layers = plan.recipe.dtype, plan.layers
+    told = plan.told.get(source.relative_to(plan.shell.root).as_posix(), {})
+    config = source.name == "config.json" and _is_transformers(plan.shell, source)
+    if not told and not (config and (dtype is not None or layers is not None)):
+        return None
+    content = read_object(source)
+    if config and dtype is not None:
+        content = _with_dtype(content, dtype)
+    if config and layers is not None:
+        content = with_layers(content, layers)
+    return {**content, **told}
 
 
 def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:

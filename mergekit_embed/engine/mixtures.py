@@ -88,7 +88,7 @@ def _combine(stream: Stream, coefficients: Doubles, start: int, stop: int) -> No
 
 def _mix(stream: Stream, chunk: Chunk, coefficients: Doubles, layout: Layout) -> None:
     output = stream.shop.kernels.mixture(
-        chunk.members(), chunk.origin(), coefficients, layout, stream.job.dtype
+        chunk.members(), chunk.origin(), coefficients, layout, stream.job.dtype, chunk.divide
     )
     labelled = {} if output.finite else chunk.labelled()
     stream.shop.accept(stream.job, chunk.start, output, labelled)

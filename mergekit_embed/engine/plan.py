@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 from ..checkpoint import Checkpoint, Shape, StoredTensor
 from ..dtypes import DType
 from ..errors import OutputError
-from ..kernels import BLOCK, cpu_chunk_blocks, cpu_workers
+from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
 from ..methods import Unit
 from ..recipe import Recipe
 
@@ -20,6 +21,18 @@ TORCH_BYTES = 330 * 10**6
 
 KEEP_BYTES = 48 * 2**20
 """Stored bytes of one tensor of all members that a worker keeps between two passes over it."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows interpolated to another number of `rows`, the first `kept` of them as they are."""
+
+    rows: int
+    kept: int
+
+    def shape(self, shape: Shape) -> Shape:
+        """The shape of the result for the shape that is merged."""
+        return (self.rows, *shape[1:])
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class Job:
         unit: what counts as one vector; `group` names the vector for layers and models.
         parameters: of the method, resolved for this tensor; None: the tensor is copied, and
             `sources` must all be equal.
+        divide: which of the merged elements are divided, by what.
+        stretch: the merged rows are interpolated to another number of rows.
     """
 
     name: str
@@ -49,10 +64,12 @@ class Job:
     unit: Unit
     group: str
     parameters: Mapping[str, Any] | None
+    divide: Divide | None = None
+    stretch: Stretch | None = None
 
     @property
     def count(self) -> int:
-        """Number of elements."""
+        """Number of elements of each source, and of the result unless it is stretched."""
         return self.sources[0].count
 
     @property
@@ -64,7 +81,8 @@ class Job:
     @property
     def bytes_out(self) -> int:
         """Stored bytes of the result."""
-        return (self.count * self.dtype.bits + 7) // 8
+        shape = self.stretch.shape(self.shape) if self.stretch else self.shape
+        return (math.prod(shape) * self.dtype.bits + 7) // 8
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,9 @@ class Plan:
 
     `shell` is the model that every file but the weights comes from. `notes` are things the user
     should know that are not errors. `layers` are the shell's layers that config.json is to tell
-    of, when they are not simply all. `overwrite` allows the output to be a model's folder.
+    of, when they are not simply all. `edits` says in words what is done to merged weights, `told`
+    what other files are to say of it, by their path in the shell's folder. `overwrite` allows
+    the output to be a model's folder.
     """
 
     recipe: Recipe
@@ -103,6 +123,8 @@ class Plan:
     indexes: tuple[Index, ...] = field(repr=False)
     layers: tuple[int, ...] | None
     notes: tuple[str, ...]
+    edits: tuple[str, ...] = ()
+    told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     overwrite: bool = False
 
     @property
@@ -128,7 +150,8 @@ class Plan:
         """An upper estimate of the resident bytes of a run on the CPU."""
         vectors = max((len(job.sources) + 1 for job in self.jobs), default=1)
         chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
-        return TORCH_BYTES + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
+        tables = sum(8 * job.count for job in self.jobs if job.stretch)
+        return TORCH_BYTES + tables + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
 
     def check_disk(self) -> None:
         """Refuse a plan that the disk cannot hold.

@@ -17,6 +17,7 @@ from ..methods import Gram, Unit
 from ..methods.notes import collected_notes
 from ..recipe import Recipe
 from ..recipe.source import in_file_order
+from .edits import Edits, plan_edits
 from .matching import Match, match_tensors
 from .models import disagreements, open_models, remarks
 from .plan import Index, Job, Plan, WeightFile
@@ -40,9 +41,12 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
     problems += wrong
     if problems:
         raise PlanError(in_file_order(problems))
-    files, indexes, addresses = _place(recipe, matches)
+    edits = plan_edits(recipe, models, matches)
+    kept = [(m, w) for m, w in zip(matches, wanted, strict=True) if m.name not in edits.dropped]
+    matches, wanted = [match for match, _ in kept], [want for _, want in kept]
+    files, indexes, addresses = _place(recipe, matches, edits)
     jobs = [
-        _job(recipe, match, want, address)
+        _job(recipe, match, want, address, edits)
         for match, want, address in zip(matches, wanted, addresses, strict=True)
     ]
     return Plan(
@@ -56,6 +60,8 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         indexes=indexes,
         layers=shell_layers(recipe, models) if recipe.is_layered else None,
         notes=(*remarks(recipe, models), *notes),
+        edits=edits.words,
+        told=edits.told,
     )
 
 
@@ -154,8 +160,13 @@ def _stored_dtype(recipe: Recipe, match: Match) -> DType:
     return recipe.dtype if cast and recipe.dtype else match.tensor.dtype
 
 
+def _stored_shape(match: Match, edits: Edits) -> Shape:
+    stretch = edits.stretches.get(match.name)
+    return stretch.shape(match.tensor.shape) if stretch else match.tensor.shape
+
+
 def _place(
-    recipe: Recipe, matches: Sequence[Match]
+    recipe: Recipe, matches: Sequence[Match], edits: Edits
 ) -> tuple[tuple[WeightFile, ...], tuple[Index, ...], list[_Address]]:
     """Give every tensor of the result its file and its offset in it."""
     files: list[WeightFile] = []
@@ -164,7 +175,7 @@ def _place(
     components = {match.component.path: match.component for match in matches}
     for path, component in components.items():
         own = [match for match in matches if match.component.path == path]
-        shapes = {m.tensor.name: (_stored_dtype(recipe, m), m.tensor.shape) for m in own}
+        shapes = {m.tensor.name: (_stored_dtype(recipe, m), _stored_shape(m, edits)) for m in own}
         limit = recipe.max_shard_size if _may_be_sharded(component) else None
         shards = _shards(shapes, limit)
         names = _file_names(len(shards))
@@ -229,7 +240,7 @@ def _indexes(recipe: Recipe, match: Match) -> tuple[int, ...]:
     return tuple(references.index(m.reference) for m in recipe.slices[match.wanted.slice])
 
 
-def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address) -> Job:
+def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address, edits: Edits) -> Job:
     merged = wanted.parameters is not None
     buffer = is_derived_buffer(match.tensor.name)
     compared = match.members if match.members and not buffer else (match.tensor,)
@@ -246,4 +257,6 @@ def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address) -> Jo
         unit=wanted.unit,
         group="model" if wanted.unit == "model" else f"{component.path}/{wanted.group}",
         parameters=wanted.parameters,
+        divide=edits.divides.get(match.name),
+        stretch=edits.stretches.get(match.name),
     )

@@ -19,6 +19,7 @@ from .mixtures import measure, passes, run_mixture
 from .plan import Job, Plan
 from .reader import Reader
 from .stream import Shop, Stream, Write
+from .stretch import run_stretched
 
 Result = TypeVar("Result")
 
@@ -92,14 +93,20 @@ def run(plan: Plan, kernels: Kernels, write: Write, progress: Progress) -> Ran:
         shop = Shop(plan, reader, kernels, write, progress.advance)
         grams = _group_grams(plan, shop) if method.family == "mixture" else {}
 
+        def combine(job: Job, shop: Shop) -> None:
+            if job.parameters is None:
+                run_copy(job, shop)
+            elif method.family == "consensus":
+                run_elementwise(job, shop)
+            else:
+                run_mixture(job, shop, grams.get(_group(job)))
+
         def finish(job: Job) -> None:
             with collected_notes() as said:
-                if job.parameters is None:
-                    run_copy(job, shop)
-                elif method.family == "consensus":
-                    run_elementwise(job, shop)
+                if job.stretch is not None:
+                    run_stretched(job, job.stretch, shop, combine)
                 else:
-                    run_mixture(job, shop, grams.get(_group(job)))
+                    combine(job, shop)
             notes.add(job, said)
             progress.finish_tensor(job.name)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import NonFiniteError
-from ..kernels import BLOCK, Kernels, Output, Raw, Vector
+from ..kernels import BLOCK, Divide, Kernels, Output, Raw, Vector
 from .plan import KEEP_BYTES, Job, Plan
 from .reader import Reader
 
@@ -53,6 +53,13 @@ class Shop:
         self.write(job, start, output.raw)
 
 
+def part_of(divide: Divide | None, start: int, stop: int) -> Divide | None:
+    """A division of a tensor's first elements, as elements `start` to `stop` see it."""
+    if divide is None or divide.count <= start:
+        return None
+    return Divide(divide.divisor, min(divide.count, stop) - start)
+
+
 class Chunk:
     """Elements `start` to `stop` of a job's tensor, in every source."""
 
@@ -63,6 +70,11 @@ class Chunk:
     def count(self) -> int:
         """Number of elements."""
         return self.stop - self.start
+
+    @property
+    def divide(self) -> Divide | None:
+        """Which of these elements are divided once they are merged."""
+        return part_of(self._stream.job.divide, self.start, self.stop)
 
     def members(self) -> list[Vector]:
         """The members' elements."""

@@ -63,6 +63,14 @@ class Layout(NamedTuple):
     inner: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Divide:
+    """Divide the first `count` merged elements before they are rounded."""
+
+    divisor: float
+    count: int
+
+
 class Output(NamedTuple):
     """Merged elements as stored bytes, and whether all of them are finite."""
 
@@ -192,6 +200,7 @@ class Kernels(Protocol):
         coefficients: Doubles,
         layout: Layout,
         dtype: DType,
+        divide: Divide | None = None,
     ) -> Output:
         """`o + sum_k c_k (x_k - o)`, with coefficients of shape (outer or 1, inner or 1, K).
 
@@ -240,6 +249,7 @@ class Kernels(Protocol):
         keeps: Sequence[Keep],
         combine: Combine,
         dtype: DType,
+        divide: Divide | None = None,
     ) -> Output:
         """Combine the kept elements of the deltas and add them to the origin.
 
@@ -247,10 +257,19 @@ class Kernels(Protocol):
         of the inputs, since an element that is not kept does not show.
         """
 
-    def centre(self, vectors: Sequence[Vector], trim: int, dtype: DType) -> Output:
+    def centre(
+        self, vectors: Sequence[Vector], trim: int, dtype: DType, divide: Divide | None = None
+    ) -> Output:
         """The mean of each element's values without the `trim` smallest and largest."""
 
-    def near(self, vector: Vector, origin: Vector, reach: float, dtype: DType) -> Output:
+    def near(
+        self,
+        vector: Vector,
+        origin: Vector,
+        reach: float,
+        dtype: DType,
+        divide: Divide | None = None,
+    ) -> Output:
         """`o + clip(reach / |d|, 0, 1) d`, with `|d|` at least 1e-6: at most `reach` from `o`."""
 
     def is_finite(self, vector: Vector) -> bool:

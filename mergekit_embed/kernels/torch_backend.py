@@ -17,6 +17,7 @@ from . import (
     DIGIT_BITS,
     NEARLY_ONE,
     Combine,
+    Divide,
     Doubles,
     Keep,
     Layout,
@@ -124,6 +125,7 @@ class TorchKernels:
         coefficients: Doubles,
         layout: Layout,
         dtype: DType,
+        divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.mixture`."""
         factors = torch.from_numpy(np.ascontiguousarray(np.moveaxis(coefficients, -1, 0)))
@@ -149,7 +151,7 @@ class TorchKernels:
             exposed = origin is not None or dtype is DType.F64
             at = slice(None) if exposed else (merged == 0).nonzero().squeeze(1)
             merged[at] = _unless_equal(merged[at], affine[at], [vector[at] for vector in vectors])
-        return self._output(merged, dtype, True)
+        return self._output(merged, dtype, True, divide)
 
     def histogram(
         self,
@@ -213,6 +215,7 @@ class TorchKernels:
         keeps: Sequence[Keep],
         combine: Combine,
         dtype: DType,
+        divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.consensus`."""
         base = origin.double()
@@ -221,9 +224,11 @@ class TorchKernels:
         deltas = [vector.double() - base for vector in vectors]
         total = combined(deltas, masks, combine)
         merged = torch.where(total == 0, base, base + combine.scale * total)
-        return self._output(merged, dtype, finite)
+        return self._output(merged, dtype, finite, divide)
 
-    def centre(self, vectors: Sequence[Tensor], trim: int, dtype: DType) -> Output:
+    def centre(
+        self, vectors: Sequence[Tensor], trim: int, dtype: DType, divide: Divide | None = None
+    ) -> Output:
         """See `Kernels.centre`."""
         values = torch.stack([vector.double() for vector in vectors]).sort(dim=0).values
         kept = values[trim : len(vectors) - trim]
@@ -233,16 +238,25 @@ class TorchKernels:
         mean = total / len(kept)
         # Equal values are their own centre, to the bit; the sum of many may round.
         merged = torch.where(kept[0] == kept[-1], kept[0], mean)
-        return self._output(merged, dtype, all(self.is_finite(vector) for vector in vectors))
+        finite = all(self.is_finite(vector) for vector in vectors)
+        return self._output(merged, dtype, finite, divide)
 
-    def near(self, vector: Tensor, origin: Tensor, reach: float, dtype: DType) -> Output:
+    def near(
+        self,
+        vector: Tensor,
+        origin: Tensor,
+        reach: float,
+        dtype: DType,
+        divide: Divide | None = None,
+    ) -> Output:
         """See `Kernels.near`."""
         base = origin.double()
         delta = vector.double() - base
         share = (reach / delta.abs().clamp(min=1e-6)).clamp(max=1.0)
         moved = torch.where(share == 1.0, vector.double(), base + share * delta)
         merged = torch.where(delta == 0, base, moved)
-        return self._output(merged, dtype, self.is_finite(vector) and self.is_finite(origin))
+        finite = self.is_finite(vector) and self.is_finite(origin)
+        return self._output(merged, dtype, finite, divide)
 
     def is_finite(self, vector: Tensor) -> bool:
         """See `Kernels.is_finite`."""
@@ -253,7 +267,11 @@ class TorchKernels:
         deltas = torch.stack([vector.double() for vector in vectors])
         return deltas if origin is None else deltas.sub_(origin.double())
 
-    def _output(self, merged: Tensor, dtype: DType, finite: bool) -> Output:
+    def _output(self, merged: Tensor, dtype: DType, finite: bool, divide: Divide | None) -> Output:
+        if divide is not None:
+            # By a tensor: by a number, CUDA would multiply with the reciprocal, which rounds twice.
+            divisor = torch.tensor(divide.divisor, dtype=torch.float64, device=merged.device)
+            merged[: divide.count] /= divisor
         stored = _rounded(merged, TORCH_TYPES[dtype])
         finite = finite and bool(stored.isfinite().all())
         return Output(stored.cpu().view(torch.uint8).numpy(), finite)

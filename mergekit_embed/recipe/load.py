@@ -12,15 +12,16 @@ import numpy as np
 
 from ..dtypes import FLOAT_NAMES
 from ..errors import Problem, RecipeError
-from ..methods import GRANULARITIES, Method, Parameter, available
+from ..methods import Method, available
 from . import source, values
-from .model import Member, Recipe, Slice
+from .model import Edit, ExtendPositions, Member, Recipe, Slice, TempScale
 from .source import Source
+from .suited import at, doubled, lists_of_models, members_among, spelled, unsuited
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from .schema import ModelEntry, RecipeFile
+    from .schema import EditEntry, ModelEntry, RecipeFile
 
 MERGEKIT_HINTS = {"int8_mask"}
 """Parameters of mergekit that only tune its memory: accepted, without effect on the result."""
@@ -60,10 +61,11 @@ def validate(origin: Source) -> Recipe:
     parsed, shape_problems = _parse(origin)
     problems.extend(shape_problems)
     problems.extend(_listed(origin))
+    problems.extend(doubled(origin))
     method = _method(origin, problems)
     given = _parameter_values(origin, method, problems)
     if method is not None:
-        problems.extend(_unsuited(origin, method))
+        problems.extend(unsuited(origin, method))
     if problems or parsed is None or method is None:
         raise RecipeError(source.in_file_order(problems))
     return _build(origin, parsed, method, given)
@@ -100,7 +102,6 @@ WANTED = {
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "list_type": "must be a list",
-    "model_type": "must be a mapping such as `{model: ./folder}`",
     "string_type": "must be text",
 }
 """What a value must be, by pydantic's name of the error."""
@@ -118,6 +119,10 @@ def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
         return origin.problem(path, _unknown_key(path), key=True)
     if kind == "missing":
         return origin.problem(path, "is required and not there")
+    if kind == "model_type":
+        example = "{temp_scale: 0.9}" if path[0] == "post" else "{model: ./folder}"
+        message = f"must be a mapping such as `{example}`, not {values.kind_of(given)}"
+        return origin.problem(path, message)
     if kind in WANTED:
         return origin.problem(path, f"{WANTED[kind]}, not {values.kind_of(given)}")
     if kind == "literal_error":
@@ -126,19 +131,26 @@ def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
     if kind == "string_too_short":
         return origin.problem(path, "must not be empty")
     if kind == "too_short":
-        return origin.problem(path, "must list at least one model")
+        what = "edit" if path[0] == "post" else "model"
+        return origin.problem(path, f"must list at least one {what}")
+    if kind in {"greater_than_equal", "less_than_equal"}:
+        (limit,) = detail["ctx"].values()
+        side = "least" if kind.startswith("greater") else "most"
+        return origin.problem(path, f"must be at {side} {limit}, not {values.kind_of(given)}")
     return origin.problem(path, detail["msg"].removeprefix("Value error, "))
 
 
 def _unknown_key(path: values.Path) -> str:
     """The message for a key that a recipe, or one of its models, does not have."""
-    from .schema import ModelEntry, RecipeFile, SliceEntry, SliceSource
+    from .schema import EditEntry, ModelEntry, RecipeFile, SliceEntry, SliceSource
 
     name = str(path[-1])
-    known = {1: RecipeFile, 3: SliceEntry if path[0] == "slices" else ModelEntry}
+    entries = {"slices": SliceEntry.model_fields, "post": EditEntry.model_fields}
+    entry = entries.get(str(path[0]), ModelEntry.model_fields)
+    known = {1: RecipeFile.model_fields, 3: entry}
     if any(name in method.parameters for method in available().values()):
         return f"unknown key; {name} is a parameter: put it under `parameters:`"
-    return unknown("key", name, known.get(len(path), SliceSource).model_fields)
+    return unknown("key", name, known.get(len(path), SliceSource.model_fields))
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -164,24 +176,14 @@ Given = dict[values.Path, dict[str, values.Value]]
 """The parameters of each place that has some: ("parameters",) or ("models", 1, "parameters")."""
 
 
-def _groups(data: Any) -> list[tuple[values.Path, list[Any]]]:
-    """The lists of models that are merged with each other, each with its place in the recipe."""
-    slices = data.get("slices")
-    count = len(slices) if isinstance(slices, list) else 0
-    places: list[values.Path] = [("models",)]
-    places += [("slices", index, "sources") for index in range(count)]
-    found = [(place, _at(data, place)) for place in places]
-    return [(place, models) for place, models in found if isinstance(models, list)]
-
-
 def _parameter_values(origin: Source, method: Method | None, problems: list[Problem]) -> Given:
     """Check every parameter against the method; without a method only the shape of the values."""
     places: list[values.Path] = [("parameters",)]
-    for group, models in _groups(origin.data):
+    for group, models in lists_of_models(origin.data):
         places += [(*group, index, "parameters") for index in range(len(models))]
     found: Given = {}
     for place in places:
-        raw = _at(origin.data, place)
+        raw = at(origin.data, place)
         if not isinstance(raw, dict):
             continue
         found[place] = {}
@@ -219,121 +221,6 @@ def _parameter(
     return value
 
 
-def spelled(name: str) -> str:
-    """Where a parameter of the whole merge belongs."""
-    return f"`parameters: {{{name}: ...}}`"
-
-
-def _at(node: Any, path: values.Path) -> Any:
-    for part in path:
-        try:
-            node = node[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return node
-
-
-def _unsuited(origin: Source, method: Method) -> list[Problem]:
-    """What the method asks of the recipe as a whole: a base, a number of members, a value."""
-    data = origin.data
-    problems = []
-    base = data.get("base_model")
-    if method.base == "origin" and not base:
-        message = f"{method.name} works on deltas and needs a base: the models' common start"
-        problems.append(origin.problem(("base_model",), message))
-    granularity = data.get("granularity", "tensor")
-    if granularity in GRANULARITIES and granularity not in method.units:
-        message = f"{method.name} knows {', '.join(method.units)}, not {granularity}"
-        problems.append(origin.problem(("granularity",), message))
-    for place, models in _groups(data):
-        if models and all(isinstance(m, dict) and "model" in m for m in models):
-            count = len(_members(method, [str(m["model"]) for m in models], base))
-            problems.extend(_miscounted(origin, method, count, place))
-            problems.extend(_uneven(origin, models, place))
-        problems.extend(_grouped(origin, method, models, place))
-    problems.extend(_unset(origin, method))
-    return problems
-
-
-def _grouped(
-    origin: Source, method: Method, models: list[Any], place: values.Path
-) -> list[Problem]:
-    """Groups are for the methods that know them, and for members."""
-    problems = []
-    able = sorted(name for name, known in available().items() if known.grouped)
-    for index, model in enumerate(models):
-        if not isinstance(model, dict) or "group" not in model:
-            continue
-        at = (*place, index, "group")
-        if not method.grouped:
-            message = f"{method.name} knows no groups; {', '.join(able)} does"
-            problems.append(origin.problem(at, message, key=True))
-        elif model.get("model") == origin.data.get("base_model"):
-            message = "the base is where deltas start from, and is in no group"
-            problems.append(origin.problem(at, message, key=True))
-        elif origin.data.get("granularity") == "element":
-            message = (
-                "a group is measured as a whole, which single elements are not; leave the groups "
-                "out, or set `granularity: row`"
-            )
-            problems.append(origin.problem(at, message, key=True))
-    return problems
-
-
-def _uneven(origin: Source, models: list[Any], place: values.Path) -> list[Problem]:
-    """Layers are merged one with one, so every source of a slice needs as many."""
-    ranges = [model.get("layer_range") for model in models]
-    counts = {r[1] - r[0] for r in ranges if isinstance(r, list) and len(r) == 2 and _ints(r)}
-    if len(counts) < 2:
-        return []
-    listed = " and ".join(str(count) for count in sorted(counts))
-    return [origin.problem(place, f"a slice needs as many layers of each model, not {listed}")]
-
-
-def _ints(values_: list[Any]) -> bool:
-    return all(isinstance(value, int) for value in values_)
-
-
-def _members(method: Method, models: list[str], base: str | None) -> list[int | None]:
-    """Which of the listed models are members; None stands for a base that is not listed."""
-    listed: list[int | None] = list(range(len(models)))
-    if base is None or method.base == "files":
-        return listed
-    others: list[int | None] = [i for i, model in enumerate(models) if model != base]
-    if method.base != "first member":
-        return others
-    start = models.index(base) if base in models else None
-    return [start, *others]
-
-
-def _miscounted(origin: Source, method: Method, count: int, place: values.Path) -> list[Problem]:
-    if method.exactly is not None and count != method.exactly:
-        wanted = f"exactly {method.exactly} model{'s' if method.exactly > 1 else ''}"
-    elif count < method.at_least:
-        wanted = f"at least {method.at_least} model{'s' if method.at_least > 1 else ''}"
-    else:
-        return []
-    based = method.base.endswith("origin") and origin.data.get("base_model")
-    beside = " beside the base" if based else ""
-    return [origin.problem(place, f"{method.name} merges {wanted}{beside}, not {count}")]
-
-
-def _unset(origin: Source, method: Method) -> list[Problem]:
-    given = _at(origin.data, ("parameters",))
-    given = given if isinstance(given, dict) else {}
-    return [
-        origin.problem(("parameters",), f"{method.name} needs {spelled(name)}: {parameter.help}")
-        for name, parameter in method.parameters.items()
-        if _required(parameter) and name not in given
-    ]
-
-
-def _required(parameter: Parameter) -> bool:
-    from ..methods.registry import REQUIRED
-
-    return parameter.default is REQUIRED
-
-
 def _slice(
     method: Method,
     base: str | None,
@@ -351,13 +238,22 @@ def _slice(
             layers=ranges[0 if index is None else index],
             group=None if index is None else entries[index].group,
         )
-        for index in _members(method, [entry.model for entry in entries], base)
+        for index in members_among(method, [entry.model for entry in entries], base)
     )
 
 
 def _range_of(entry: ModelEntry) -> tuple[int, int] | None:
     layers = getattr(entry, "layer_range", None)
     return (layers[0], layers[1]) if layers else None
+
+
+def _edit(entry: EditEntry) -> Edit | None:
+    """What an entry of `post` does to weights; None for `cast`, which is the stored type."""
+    if entry.temp_scale is not None:
+        return TempScale(entry.temp_scale)
+    if entry.extend_positions is not None:
+        return ExtendPositions(entry.extend_positions)
+    return None
 
 
 def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> Recipe:
@@ -371,7 +267,9 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         ]
     base = parsed.base_model
     based = [[e for e in entries if e.model == base] or entries for _, entries in groups]
-    stored = parsed.out_dtype or parsed.dtype
+    edits = parsed.post or []
+    cast = next((edit.cast for edit in edits if edit.cast is not None), None)
+    stored = cast or parsed.out_dtype or parsed.dtype
     same = ("pooling", "normalisation", "prompts", "other_modules", "config")
     accepted = {name for name in same if getattr(parsed, name) == "base"}
     if parsed.tokenizer_source == "base":
@@ -388,6 +286,7 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         seed=parsed.seed,
         output=parsed.output,
         dtype=FLOAT_NAMES[stored] if stored else None,
+        edits=tuple(edit for entry in edits if (edit := _edit(entry)) is not None),
         accepted=frozenset(accepted),
         drop_extra_tensors=parsed.extra_tensors == "drop",
         copy_missing_tensors=parsed.missing_tensors == "copy",

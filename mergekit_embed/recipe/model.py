@@ -31,6 +31,23 @@ class Member:
     group: str | None = None
 
 
+@dataclass(frozen=True)
+class TempScale:
+    """Divide the attention's logits by a temperature, folded into what makes the queries."""
+
+    temperature: float
+
+
+@dataclass(frozen=True)
+class ExtendPositions:
+    """Stretch the table of learned positions, so that it serves texts of so many tokens."""
+
+    positions: int
+
+
+Edit = TempScale | ExtendPositions
+"""What is done to merged weights before they are rounded and stored."""
+
 Slice = tuple[Member, ...]
 """Members that are merged with each other: whole, or some layers of each."""
 
@@ -41,8 +58,9 @@ class Recipe:
 
     `slices` is one slice of whole members, or the layers of the result piece by piece, with the
     base's own layers for each in `base_layers`. A slice leaves out a base that was listed but is
-    only the origin of deltas, and begins with the base for methods that start from it. `accepted`
-    names the disagreements between members that the recipe accepts.
+    only the origin of deltas, and begins with the base for methods that start from it. `edits` are
+    those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
+    members that the recipe accepts.
     """
 
     name: str
@@ -56,6 +74,7 @@ class Recipe:
     seed: int
     output: str | None
     dtype: DType | None
+    edits: tuple[Edit, ...]
     accepted: frozenset[str]
     drop_extra_tensors: bool
     copy_missing_tensors: bool

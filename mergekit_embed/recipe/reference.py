@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ..methods import Method, Parameter, available
 from ..methods.registry import REQUIRED, spelled
-from .schema import ModelEntry, RecipeFile, SliceSource
+from .schema import EditEntry, ModelEntry, RecipeFile, SliceSource
 
 BASE_WORDS = {
     "origin": "needed; deltas start from it",
@@ -168,6 +168,22 @@ models:
 A group counts with the sum of its members' weights.
 """
 
+EDITS = """\
+```yaml
+merge_method: linear
+models:
+  - model: ./minilm-legal
+  - model: ./minilm-medical
+post:
+  - temp_scale: 0.9                    # long texts spread attention thin: sharpen it
+  - extend_positions: 1024             # read longer texts; config.json is told
+  - cast: bfloat16
+```
+
+An edit sees the merged numbers before they are rounded, in the same pass. What each changes, and in
+which architectures: [methods.md](methods.md#edits-after-the-merge).
+"""
+
 VALUES = """\
 ## Values that differ from tensor to tensor
 
@@ -210,6 +226,10 @@ def markdown() -> str:
         *_table(("key", "value", "meaning"), _keys(SliceSource)),
         SLICES,
         GROUPS,
+        "## Edits after the merge\n",
+        "Each entry of `post` has one of these keys, and none is there twice:\n",
+        *_table(("key", "value", "meaning"), _keys(EditEntry)),
+        EDITS,
         VALUES,
         "## Methods and their parameters\n",
         "What each computes, with sources: [methods.md](methods.md). Parameters marked * may be "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..dtypes import FLOAT_NAMES
 from .values import kind_of
 
 Same = Literal["same", "base"]
@@ -28,6 +30,17 @@ def parse_size(text: str | float) -> int:
     if size < 1:
         raise ValueError(f"must be at least 1 byte, not {kind_of(text)}")
     return size
+
+
+def known_dtype(name: str | None) -> str:
+    """The name of a float type, as it is.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    if name not in FLOAT_NAMES:
+        raise ValueError(f"must be one of {', '.join(FLOAT_NAMES)}, not {kind_of(name)}")
+    return name
 
 
 class ModelEntry(BaseModel):
@@ -78,6 +91,54 @@ class SliceEntry(BaseModel):
     )
 
 
+class EditEntry(BaseModel):
+    """One edit of the merged weights; an entry has exactly one of the keys."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        json_schema_extra={"minProperties": 1, "maxProperties": 1},
+    )
+
+    temp_scale: Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0})] | None = Field(
+        default=None,
+        description="divide the attention's logits by this temperature, folded into the weights "
+        "that make the queries; below 1 sharpens, above 1 flattens",
+    )
+    cast: str | None = Field(default=None, description="stored type of the result, as `out_dtype`")
+    extend_positions: Annotated[int, Field(ge=2, le=2**24)] | None = Field(
+        default=None,
+        description="stretch the table of learned positions, linearly interpolated, so that texts "
+        "may have this many tokens",
+    )
+
+    @field_validator("temp_scale", mode="before")
+    @classmethod
+    def _temperature(cls, given: Any) -> float:
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if not number or not 0.0 < given <= sys.float_info.max:
+            raise ValueError(f"must be a number above 0, such as 0.9, not {kind_of(given)}")
+        return float(given)
+
+    @field_validator("extend_positions", mode="before")
+    @classmethod
+    def _positions(cls, given: Any) -> Any:
+        if isinstance(given, bool) or not isinstance(given, int):
+            raise ValueError(f"must be a whole number, such as 1024, not {kind_of(given)}")
+        return given
+
+    @field_validator("cast")
+    @classmethod
+    def _cast(cls, name: str | None) -> str:
+        return known_dtype(name)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> EditEntry:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("must be one edit, such as {temp_scale: 0.9}; give others entries")
+        return self
+
+
 class RecipeFile(BaseModel):
     """A recipe: which models to merge, and how."""
 
@@ -116,6 +177,10 @@ class RecipeFile(BaseModel):
     out_dtype: str | None = Field(
         default=None,
         description="stored type of the result; by default that of the base or the first member",
+    )
+    post: Annotated[list[EditEntry], Field(min_length=1)] | None = Field(
+        default=None,
+        description="edits of the merged weights, in order, before they are rounded and stored",
     )
     seed: int = Field(
         default=0,
@@ -166,11 +231,7 @@ class RecipeFile(BaseModel):
     @field_validator("dtype", "out_dtype")
     @classmethod
     def _known_dtype(cls, name: str | None) -> str | None:
-        from ..dtypes import FLOAT_NAMES
-
-        if name is not None and name not in FLOAT_NAMES:
-            raise ValueError(f"must be one of {', '.join(FLOAT_NAMES)}, not {kind_of(name)}")
-        return name
+        return None if name is None else known_dtype(name)
 
     @field_validator("max_shard_size", mode="before")
     @classmethod

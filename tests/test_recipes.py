@@ -1,0 +1,88 @@
+"""Every recipe in recipes/ runs, on tiny members under the names that it gives."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from helpers import boom_merge
+from tiny_models import build_minilm, build_qwen3, embed, perturb, read_tensors
+
+from mergekit_embed.recipe import load
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+Merged = Callable[[Sequence[Any], Any], Any]
+"""What becomes of one tensor, from the members' and the base's."""
+
+
+def _in_groups(members: Sequence[Any], base: Any) -> Any:
+    halves = [reference.delta_guided(own, base, [1, 1]) for own in (members[:2], members[2:])]
+    return reference.delta_guided(halves, base, [2, 2])
+
+
+EXPECTED: dict[str, Merged] = {
+    "boom": lambda m, b: reference.multislerp(m, [20, 40, 60, 80, 100], base=b),
+    "codiemb": _in_groups,
+    "incremental-boom": lambda m, b: reference.multislerp(m, [1, 1], base=b),
+    "nemotron": lambda m, b: np.mean(m, axis=0),
+    "quickstart": lambda m, b: reference.multislerp(m, [1, 1, 1], base=b),
+    "qwen3-embedding": lambda m, b: reference.slerp(b, m[-1], 0.5),
+}
+"""By the recipe's name. A new recipe needs a line here."""
+
+DECODERS = {"nemotron", "qwen3-embedding"}
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """What members are made from: an encoder, and a decoder (True)."""
+    root = tmp_path_factory.mktemp("starts")
+    return {
+        False: build_minilm(root / "encoder", 0, dense=True),
+        True: build_qwen3(root / "decoder", 0),
+    }
+
+
+def test_every_recipe_has_its_expectation() -> None:
+    assert [recipe.stem for recipe in RECIPES] == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_that_we_ship_runs_as_printed(
+    recipe: Path, starts: dict[bool, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load(recipe)
+    start = starts[recipe.stem in DECODERS]
+    members = list(dict.fromkeys(member.reference for member in loaded.members))
+    others = [name for name in (*members, loaded.base) if name is not None]
+    assert all(not Path(name).is_absolute() for name in others)
+    if loaded.base is not None:
+        shutil.copytree(start, loaded.base)
+    for seed, name in enumerate(members):
+        if not Path(name).exists():
+            perturb(start, Path(name), seed, scale=0.02 * (seed + 1))
+
+    ran = boom_merge(recipe)
+    assert (ran.code, ran.err) == (0, "")
+    assert loaded.output is not None
+    assert ran.last == f'SentenceTransformer("{loaded.output}")'
+
+    output = Path(loaded.output)
+    models = [read_tensors(Path(name)) for name in members]
+    base = read_tensors(Path(loaded.base)) if loaded.base else None
+    for name, (dtype, found) in read_tensors(output).items():
+        origin = base[name][1] if base else None
+        wanted = EXPECTED[recipe.stem]([model[name][1] for model in models], origin)
+        assert dtype == "F32"
+        assert np.allclose(found, wanted, rtol=1e-6, atol=1e-9), name
+    text = ["a quick brown fox"]
+    vector = embed(output, text)
+    assert np.isfinite(vector).all()
+    assert all(not np.allclose(vector, embed(Path(name), text), atol=1e-6) for name in members)
