@@ -21,7 +21,7 @@ def run_copy(job: Job, shop: Shop) -> None:
         NonFiniteError: when the source is not finite and the recipe does not allow that.
     """
     first, *others = job.sources
-    step = max(1, COPY_BYTES // first.dtype.itemsize)
+    step = max(1, COPY_BYTES // first.read_as.itemsize)
     for start in range(0, job.count, step):
         if shop.stop.is_set():
             raise Stopped
@@ -34,16 +34,16 @@ def run_copy(job: Job, shop: Shop) -> None:
             _copy_floats(job, shop, start, raw)
         else:
             shop.write(job, start, raw)
-        shop.advance((stop - start) * first.dtype.itemsize * len(job.sources))
+        shop.advance((stop - start) * job.width)
 
 
 def _copy_floats(job: Job, shop: Shop, start: int, raw: Raw) -> None:
     first = job.sources[0]
-    vector = shop.kernels.load(raw, first.dtype)
-    if job.dtype is first.dtype:
+    vector = shop.kernels.load(raw, first.read_as)
+    if job.dtype is first.read_as:
         output = Output(raw, shop.kernels.is_finite(vector))
     else:
-        layout = Layout(len(raw) // first.dtype.itemsize)
+        layout = Layout(len(raw) // first.read_as.itemsize)
         output = shop.kernels.mixture([vector], None, np.ones((1, 1, 1)), layout, job.dtype)
     shop.accept(job, start, output, {shop.plan.shell.label: vector})
 
