@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
     from .engine import MergeResult, Plan, merge, plan
+    from .engine.extract import Extracted, extract_lora
     from .errors import (
         CheckpointError,
         MergekitEmbedError,
@@ -32,6 +33,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Checkpoint": "checkpoint",
     "open_checkpoint": "checkpoint",
+    "Extracted": "engine.extract",
+    "extract_lora": "engine.extract",
     "MergeResult": "engine",
     "Plan": "engine",
     "merge": "engine",
@@ -52,6 +55,7 @@ _HOMES = {
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Extracted",
     "MergeResult",
     "MergekitEmbedError",
     "NonFiniteError",
@@ -63,6 +67,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "UsageError",
+    "extract_lora",
     "load",
     "merge",
     "open_checkpoint",

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .folded import Tensor
 from .shell import Fact, Module, describe, read_modules
-from .tensor import StoredTensor, short
+from .tensor import short
 from .weights import has_weights, read_weights
 
 WEIGHTED = {"CNN", "Dense", "LSTM", "LayerNorm", "StaticEmbedding", "Transformer"}
@@ -27,7 +28,7 @@ class Component:
 
     role: str
     path: str
-    tensors: Mapping[str, StoredTensor] = field(repr=False)
+    tensors: Mapping[str, Tensor] = field(repr=False)
 
     def key(self, name: str) -> str:
         """The name that users and filters see: `2_Dense/linear.weight`, or the bare name."""
@@ -38,7 +39,8 @@ class Component:
 class Checkpoint:
     """One model, described by its headers and configuration files; no weight is read.
 
-    `label` is how the recipe names it; `modules` is empty for a folder without modules.json.
+    `label` is how the recipe names it; `modules` is empty for a folder without modules.json;
+    `adapter` is the folder of the adapter that is folded into the tensors.
     """
 
     label: str
@@ -46,6 +48,7 @@ class Checkpoint:
     components: Mapping[str, Component] = field(repr=False)
     modules: tuple[Module, ...] = field(repr=False)
     facts: Mapping[str, Fact] = field(repr=False)
+    adapter: Path | None = None
 
     @property
     def nbytes(self) -> int:
@@ -121,5 +124,5 @@ def _no_weights(root: Path) -> str:
     if inner:
         return f"holds no weights itself; did you mean {', '.join(sorted(set(inner))[:4])} in it?"
     if (root / "adapter_config.json").is_file():
-        return "is a PEFT adapter, not a whole model; fold it into its base first"
+        return "is a PEFT adapter, not a whole model; name it behind its base, as in `BASE+ADAPTER`"
     return "holds no weights (model.safetensors, an index with shards, or pytorch_model.bin)"

@@ -28,8 +28,21 @@ class NotFoundError(MergekitEmbedError):
     exit_code = 2
 
 
-def locate(reference: str, folders: tuple[Path, ...]) -> Path:
+PICKLES = "pytorch_model*.bin*"
+
+
+def is_folder(reference: str, folders: tuple[Path, ...]) -> bool:
+    """True for a path that leads to a folder from one of `folders`."""
+    try:
+        return any((folder / Path(reference).expanduser()).is_dir() for folder in folders)
+    except (OSError, RuntimeError):  # a name too long, no permission, no such ~user
+        return False
+
+
+def locate(reference: str, folders: tuple[Path, ...], pickles: str = PICKLES) -> Path:
     """The folder of a model: a path counted from each of `folders`, or a Hub id.
+
+    `pickles` are the files to download from the Hub where it has no safetensors.
 
     Raises:
         NotFoundError: when it is neither; the message says where was looked.
@@ -49,10 +62,10 @@ def locate(reference: str, folders: tuple[Path, ...]) -> Path:
     found = HUB_ID.fullmatch(reference)
     if found is None or reference.startswith("."):
         raise NotFoundError(looked)
-    return _download(found["id"], found["revision"], looked)
+    return _download(found["id"], found["revision"], looked, pickles)
 
 
-def _download(repository: str, revision: str | None, looked: str) -> Path:
+def _download(repository: str, revision: str | None, looked: str, pickles: str) -> Path:
     """The folder of a model of the Hub, from the cache or downloaded; resumable by its client."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
@@ -80,7 +93,7 @@ def _download(repository: str, revision: str | None, looked: str) -> Path:
     try:
         folder = fetch("*.safetensors")
         if not any(folder.rglob("*.safetensors")):
-            folder = fetch("pytorch_model*.bin*")
+            folder = fetch(pickles)
         return folder
     except GatedRepoError as error:
         raise NotFoundError(

@@ -38,6 +38,11 @@ class StoredTensor:
     strides: Shape | None = None
 
     @property
+    def read_as(self) -> DType:
+        """Type of the values when they are read: the stored one."""
+        return self.dtype
+
+    @property
     def count(self) -> int:
         """Number of elements; 1 for a scalar."""
         return math.prod(self.shape)

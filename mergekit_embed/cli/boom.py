@@ -9,8 +9,8 @@ import rich_click as click
 from .. import __version__
 from .console import run
 
-COMMANDS = ("merge", "schema")
-"""Every command, in the order of a user's way; its module has the same name."""
+COMMANDS = ("merge", "extract-lora", "schema")
+"""Every command, in the order of a user's way; its module has the same name, with `_` for `-`."""
 
 
 class LazyGroup(click.RichGroup):
@@ -24,7 +24,8 @@ class LazyGroup(click.RichGroup):
         """The command of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f".{name}", __package__), name)
         assert isinstance(command, click.Command)
         return command
 

@@ -21,7 +21,7 @@ def run_copy(job: Job, shop: Shop) -> None:
         NonFiniteError: when the source is not finite and the recipe does not allow that.
     """
     first, *others = job.sources
-    step = max(1, COPY_BYTES // first.dtype.itemsize)
+    step = max(1, COPY_BYTES // first.read_as.itemsize)
     for start in range(0, job.count, step):
         if shop.stop.is_set():
             raise Stopped
@@ -34,15 +34,15 @@ def run_copy(job: Job, shop: Shop) -> None:
             _copy_floats(job, shop, start, raw)
         else:
             shop.write(job, start, raw)
-        shop.advance((stop - start) * first.dtype.itemsize * len(job.sources))
+        shop.advance((stop - start) * job.width)
 
 
 def _copy_floats(job: Job, shop: Shop, start: int, raw: Raw) -> None:
     first = job.sources[0]
-    vector = shop.kernels.load(raw, first.dtype)
-    count = len(raw) // first.dtype.itemsize
+    vector = shop.kernels.load(raw, first.read_as)
+    count = len(raw) // first.read_as.itemsize
     divide = part_of(job.divide, start, start + count)
-    if job.dtype is first.dtype and divide is None:
+    if job.dtype is first.read_as and divide is None:
         output = Output(raw, shop.kernels.is_finite(vector))
     else:
         output = shop.kernels.mixture(

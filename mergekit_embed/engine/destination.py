@@ -78,12 +78,15 @@ def check_destination(plan: Plan) -> None:
         OutputExistsError: saying what is there and what would replace it.
     """
     output, resolved = plan.output, plan.output.resolve()
-    for model in (*plan.members, *((plan.base,) if plan.base else ())):
-        root = model.root.resolve()
+    models = (*plan.members, *((plan.base,) if plan.base else ()))
+    folders = [(model.label, model.root) for model in models]
+    folders += [(model.label, model.adapter) for model in models if model.adapter]
+    for label, folder in folders:
+        root = folder.resolve()
         if root.is_relative_to(resolved) or resolved.is_relative_to(root):
             relation = "holds" if root.is_relative_to(resolved) else "lies inside"
             raise OutputExistsError(
-                f"{output}: {relation} {model.label}, one of the models to be merged; write the "
+                f"{output}: {relation} {label}, one of the models to be merged; write the "
                 "result elsewhere with -o"
             )
     nearest = next(folder for folder in (resolved, *resolved.parents) if os.path.lexists(folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..checkpoint import Checkpoint, Component, Matcher, StoredTensor, is_derived_buffer
+from ..checkpoint import Checkpoint, Component, Matcher, Tensor, is_derived_buffer
 from ..checkpoint.names import LAYER
 from ..dtypes import Kind
 from ..errors import Problem
@@ -27,8 +27,8 @@ class Match:
     """
 
     wanted: Wanted
-    members: tuple[StoredTensor, ...] | None
-    base: StoredTensor | None
+    members: tuple[Tensor, ...] | None
+    base: Tensor | None
 
     @property
     def component(self) -> Component:
@@ -36,7 +36,7 @@ class Match:
         return self.wanted.component
 
     @property
-    def tensor(self) -> StoredTensor:
+    def tensor(self) -> Tensor:
         """The shell's tensor, under the name it has in the result."""
         return self.wanted.tensor
 
@@ -80,7 +80,7 @@ class _View:
         self.missing: list[str] = []
         self.misfits: list[str] = []
 
-    def find(self, wanted: Wanted, layer: int | None) -> StoredTensor | None:
+    def find(self, wanted: Wanted, layer: int | None) -> Tensor | None:
         """Our tensor for one of the shell's; None when it is missing or does not fit."""
         component, tensor, asked = wanted.component, wanted.tensor, wanted.asked(layer)
         matcher = self.matchers.get(component.role)

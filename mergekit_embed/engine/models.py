@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import Checkpoint, NotFoundError, locate, open_checkpoint
+from ..checkpoint import Checkpoint, NotFoundError, open_reference
 from ..checkpoint.shell import ASPECTS, OPTIONS, difference, same
 from ..errors import CheckpointError, Problem, RecipeError
 from ..recipe import Recipe
@@ -55,8 +55,7 @@ def open_models(recipe: Recipe) -> Models:
             continue
         at = place if place == ("base_model",) else (*place, "model")
         try:
-            root = locate(reference, (recipe.folder, Path()))
-            found[reference] = open_checkpoint(root, reference)
+            found[reference] = open_reference(reference, (recipe.folder, Path()))
         except NotFoundError as error:
             problems.append(recipe.source.problem(at, str(error)))
         except CheckpointError as error:
@@ -124,6 +123,7 @@ def remarks(recipe: Recipe, models: Models) -> list[str]:
             "delta of zero"
             for member in models.members
             if member.root.resolve() == models.base.root.resolve()
+            and member.adapter == models.base.adapter
         ]
     if models.base is not None and models.shell is not models.base:
         notes.append(

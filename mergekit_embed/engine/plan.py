@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, Shape, StoredTensor
+from ..checkpoint import Checkpoint, Shape, Tensor
 from ..dtypes import DType
 from ..errors import OutputError
 from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
 from ..methods import Unit
 from ..recipe import Recipe
+from .reader import FACTOR_BYTES
 
 TORCH_BYTES = 330 * 10**6
 """Memory of a process that has imported torch and run a first operation, measured."""
 
 KEEP_BYTES = 48 * 2**20
-"""Stored bytes of one tensor of all members that a worker keeps between two passes over it."""
+"""Bytes of one tensor of all members, as read, that a worker keeps between two passes over it."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Job:
     """
 
     name: str
-    sources: tuple[StoredTensor, ...]
+    sources: tuple[Tensor, ...]
     members: tuple[int, ...]
-    origin: StoredTensor | None
+    origin: Tensor | None
     dtype: DType
     shape: Shape
     file: int
@@ -77,6 +78,12 @@ class Job:
         """Stored bytes of all sources."""
         origin = self.origin.nbytes if self.origin else 0
         return origin + sum(source.nbytes for source in self.sources)
+
+    @property
+    def width(self) -> int:
+        """Bytes of one element of all sources, as they are read."""
+        origin = self.origin.read_as.itemsize if self.origin else 0
+        return origin + sum(source.read_as.itemsize for source in self.sources)
 
     @property
     def bytes_out(self) -> int:
@@ -151,7 +158,10 @@ class Plan:
         vectors = max((len(job.sources) + 1 for job in self.jobs), default=1)
         chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
         tables = sum(8 * job.count for job in self.jobs if job.stretch)
-        return TORCH_BYTES + tables + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
+        models = (*self.members, *((self.base,) if self.base else ()))
+        factors = FACTOR_BYTES if any(model.adapter for model in models) else 0
+        held = TORCH_BYTES + tables + factors
+        return held + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
 
     def check_disk(self) -> None:
         """Refuse a plan that the disk cannot hold.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import StoredTensor
+from ..checkpoint import FoldedTensor, LowRank, StoredTensor, Tensor
 from ..errors import CheckpointError
+from .folding import Doubles, add_product, pieces, widened
+
+FACTOR_BYTES = 64 * 2**20
+"""Float64 bytes of adapters' factors that are kept, besides the one that is used."""
 
 
 class Reader:
@@ -23,6 +28,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
+        self._factors: OrderedDict[StoredTensor, Doubles] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes_read = 0
 
@@ -40,12 +46,14 @@ class Reader:
                 os.close(descriptor)
             self._files.clear()
 
-    def read(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.uint8]:
-        """Elements `start` to `stop` of the tensor in C order, as stored bytes.
+    def read(self, tensor: Tensor, start: int, stop: int) -> NDArray[np.uint8]:
+        """Elements `start` to `stop` of the tensor in C order, as bytes of the type `read_as`.
 
         Raises:
             CheckpointError: when the file cannot be read or has become shorter.
         """
+        if isinstance(tensor, FoldedTensor):
+            return self._read_folded(tensor, start, stop)
         if tensor.strides is not None:
             return self._read_strided(tensor, start, stop)
         size = tensor.dtype.itemsize
@@ -63,6 +71,49 @@ class Reader:
             raise CheckpointError(tensor.file, f"cannot be read: {error.strerror}") from error
         self._count(buffer.nbytes)
         return buffer
+
+    def _read_folded(self, tensor: FoldedTensor, start: int, stop: int) -> NDArray[np.uint8]:
+        """What the values begin with, and the update of just these elements added to it."""
+        raw = self.read(tensor.start, start, stop)
+        update = tensor.update
+        if update is None:
+            return raw
+        values = widened(raw, tensor.start.dtype)
+        right = self._right(update)
+        columns = tensor.shape[1]
+        for piece in pieces(start, stop, columns):
+            first = piece.top * columns + piece.left - start
+            shape = (piece.bottom - piece.top, piece.right - piece.left)
+            part = values[first : first + shape[0] * shape[1]].reshape(shape)
+            left = self._left(update, piece.top, piece.bottom)
+            add_product(part, left, right[:, piece.left : piece.right], update.scale)
+        return values.view(np.uint8)
+
+    def _left(self, update: LowRank, top: int, bottom: int) -> Doubles:
+        """The rows of the left factor, (rank, rows); only these are read."""
+        stored, rank = update.left, update.rank
+        if not update.transposed:
+            raw = self.read(stored, top * rank, bottom * rank)
+            return np.ascontiguousarray(widened(raw, stored.dtype).reshape(-1, rank).T)
+        rows = stored.shape[1]
+        ranges = [self.read(stored, k * rows + top, k * rows + bottom) for k in range(rank)]
+        return np.stack([widened(raw, stored.dtype) for raw in ranges])
+
+    def _right(self, update: LowRank) -> Doubles:
+        """The right factor, (rank, columns), which every range of rows needs whole."""
+        stored = update.right
+        with self._lock:
+            if stored in self._factors:
+                self._factors.move_to_end(stored)
+                return self._factors[stored]
+        found = widened(self.read(stored, 0, stored.count), stored.dtype).reshape(stored.shape)
+        found = np.ascontiguousarray(found.T) if update.transposed else found
+        with self._lock:
+            self._factors[stored] = found
+            held = sum(factor.nbytes for factor in self._factors.values())
+            while held > FACTOR_BYTES and len(self._factors) > 1:
+                held -= self._factors.popitem(last=False)[1].nbytes
+        return found
 
     def _read_strided(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.uint8]:
         """Gather elements of a view, such as a transposed matrix, through a short-lived mapping."""

@@ -86,7 +86,7 @@ def run(plan: Plan, kernels: Kernels, write: Write, progress: Progress) -> Ran:
         NonFiniteError, CheckpointError, PlanError, OutputError: the first that a job met.
     """
     method = plan.recipe.method
-    total = sum(job.bytes_in * _passes(plan, job) for job in plan.jobs)
+    total = sum(job.count * job.width * _passes(plan, job) for job in plan.jobs)
     progress.start(total, len(plan.jobs))
     notes = _Notes()
     with Reader() as reader, kernels.session():

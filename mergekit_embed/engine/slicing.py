@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..checkpoint import Component, StoredTensor
+from ..checkpoint import Component, Tensor
 from ..checkpoint.names import LAYER
 from ..errors import PlanError
 from ..recipe import Recipe
@@ -26,7 +26,7 @@ class Wanted:
     """
 
     component: Component
-    tensor: StoredTensor
+    tensor: Tensor
     slice: int = 0
     layers: tuple[int, ...] | None = None
     base_layer: int | None = None

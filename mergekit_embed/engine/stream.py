@@ -106,7 +106,7 @@ class Stream:
     def __init__(self, job: Job, shop: Shop):
         self.job, self.shop = job, shop
         self._kept: dict[tuple[int, int, int], Vector] | None = (
-            {} if job.bytes_in <= KEEP_BYTES else None
+            {} if job.count * job.width <= KEEP_BYTES else None
         )
 
     def vector(self, source: int, start: int, stop: int) -> Vector:
@@ -116,7 +116,7 @@ class Stream:
             return self._kept[key]
         tensor = self.job.origin if source < 0 else self.job.sources[source]
         assert tensor is not None
-        vector = self.shop.kernels.load(self.shop.reader.read(tensor, start, stop), tensor.dtype)
+        vector = self.shop.kernels.load(self.shop.reader.read(tensor, start, stop), tensor.read_as)
         if self._kept is not None:
             self._kept[key] = vector
         return vector
@@ -137,7 +137,4 @@ class Stream:
 
     def advance(self, elements: int) -> None:
         """Report that so many elements of every source have been gone through."""
-        job = self.job
-        width = sum(s.dtype.itemsize for s in job.sources)
-        width += job.origin.dtype.itemsize if job.origin else 0
-        self.shop.advance(elements * width)
+        self.shop.advance(elements * self.job.width)

@@ -127,6 +127,24 @@ output: out/minilm-merged
 ```
 """
 
+ADAPTERS = """\
+```yaml
+merge_method: ties                     # LoRA adapters, each folded into its model as it is read
+base_model: ./qwen3
+models:
+  - model: ./qwen3+./adapters/legal
+  - model: ./qwen3+org/medical-lora@v2
+parameters: {density: 0.5}
+```
+
+`MODEL+ADAPTER` may stand wherever a recipe names a model. The adapter is a PEFT folder
+(adapter_config.json and adapter_model.safetensors, or adapter_model.bin); its weights are folded in
+chunk by chunk, `W + s B A` in float64, and not rounded before they are merged. `r`, `lora_alpha`,
+`rank_pattern`, `alpha_pattern`, `use_rslora`, `fan_in_fan_out`, `modules_to_save`, `bias` and LoRA
+on embeddings are followed; what is no such sum (DoRA, IA3, ...) and what does not fit the model is
+refused. All other files come from the model. A folder with a `+` in its name is that folder.
+"""
+
 SLICES = """\
 ```yaml
 merge_method: slerp                    # as mergekit's own example: all layers, two models
@@ -222,6 +240,7 @@ def markdown() -> str:
         *_table(("key", "value", "meaning"), _keys(RecipeFile)),
         "Each entry of `models`:\n",
         *_table(("key", "value", "meaning"), _keys(ModelEntry)),
+        ADAPTERS,
         "Each entry of `slices` has a list of `sources`, and each of these:\n",
         *_table(("key", "value", "meaning"), _keys(SliceSource)),
         SLICES,

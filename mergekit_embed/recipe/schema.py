@@ -50,8 +50,9 @@ class ModelEntry(BaseModel):
 
     model: str = Field(
         min_length=1,
-        description="a folder, or a Hub id with an optional `@revision`; a relative folder counts "
-        "from the recipe's own folder, then from the working directory",
+        description="a folder, or a Hub id with an optional `@revision`, and perhaps `+` and a "
+        "PEFT LoRA adapter, likewise; a relative folder counts from the recipe's own folder, then "
+        "from the working directory",
     )
     parameters: dict[str, Any] | None = Field(
         default=None, description="parameters of this member, such as `weight`"
