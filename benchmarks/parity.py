@@ -59,7 +59,7 @@ MERGEKIT = "from mergekit.scripts.run_yaml import main; main()"
 VERSIONS = """
 import importlib.metadata as m, json
 names = ("mergekit-embed", "mergekit", "sentence-transformers", "transformers", "torch")
-found = {d.metadata["Name"].lower(): d.version for d in m.distributions()}
+found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in m.distributions()}
 print(json.dumps({n: found[n] for n in names if n in found}))
 """
 IN_MEMORY = """
