@@ -410,7 +410,7 @@ BERT = {
     "encoder.layer.0.attention.self.query.weight": ("encoder.layer.0", 0.0),
     "encoder.layer.1.attention.self.query.weight": ("encoder.layer.1", 0.5),
     "encoder.layer.2.output.dense.bias": ("encoder.layer.2", 1.0),
-    "pooler.dense.weight": ("head", 1.0),
+    "pooler.dense.weight": ("head", 0.0),
 }
 MODERNBERT = {
     "model.embeddings.tok_embeddings.weight": ("embeddings", 0.0),
@@ -418,16 +418,16 @@ MODERNBERT = {
     "model.layers.0.attn.Wqkv.weight": ("model.layers.0", 0.0),
     "model.layers.1.mlp.Wi.weight": ("model.layers.1", 0.5),
     "model.layers.2.mlp_norm.weight": ("model.layers.2", 1.0),
-    "model.final_norm.weight": ("head", 1.0),
-    "head.dense.weight": ("head", 1.0),
+    "model.final_norm.weight": ("head", 0.0),
+    "head.dense.weight": ("head", 0.0),
 }
 QWEN3 = {
     "embed_tokens.weight": ("embeddings", 0.0),
     "layers.0.self_attn.q_proj.weight": ("layers.0", 0.0),
     "layers.1.self_attn.q_norm.weight": ("layers.1", 0.5),
     "layers.2.mlp.down_proj.weight": ("layers.2", 1.0),
-    "norm.weight": ("head", 1.0),
-    "lm_head.weight": ("head", 1.0),
+    "norm.weight": ("head", 0.0),
+    "lm_head.weight": ("head", 0.0),
 }
 T5 = {
     "shared.weight": ("embeddings", 0.0),
@@ -438,15 +438,17 @@ T5 = {
     ),
     "encoder.block.1.layer.0.SelfAttention.q.weight": ("encoder.block.1", 0.5),
     "encoder.block.2.layer.1.DenseReluDense.wo.weight": ("encoder.block.2", 1.0),
-    "encoder.final_layer_norm.weight": ("head", 1.0),
+    "encoder.final_layer_norm.weight": ("head", 0.0),
     "decoder.block.0.layer.2.layer_norm.weight": ("decoder.block.0", 0.0),
     "decoder.block.1.layer.2.layer_norm.weight": ("decoder.block.1", 1.0),
-    "2_Dense/linear.weight": ("head", 1.0),
+    "2_Dense/linear.weight": ("head", 0.0),
 }
 
 
 @pytest.mark.parametrize("expected", [BERT, MODERNBERT, QWEN3, T5])
-def test_depth_runs_from_the_input_to_the_output(expected: dict[str, tuple[str, float]]) -> None:
+def test_depth_runs_from_the_first_layer_to_the_last(
+    expected: dict[str, tuple[str, float]],
+) -> None:
     found = places(expected)
     assert {name: (place.group, place.depth) for name, place in found.items()} == expected
 

@@ -86,7 +86,7 @@ class Matcher:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor sits: its layer, and its depth from 0 (the input side) to 1 (the output)."""
+    """Where a tensor sits: its layer, and its depth from 0 (the first layer) to 1 (the last)."""
 
     group: str
     depth: float
@@ -96,8 +96,8 @@ def places(names: Iterable[str]) -> Mapping[str, Place]:
     """The place of every tensor of a model.
 
     Layers are numbered within their stack (encoder and decoder count apart) and spread from 0 to
-    1. A tensor outside the layers is at 0 when it embeds the input, else at 1, and forms a group
-    of its kind: `embeddings` or `head`.
+    1. A tensor outside the layers is at 0, on either side of them, as in mergekit; those that
+    embed the input form the group `embeddings`, the others `head`.
     """
     names = list(names)
     last: dict[str, int] = {}
@@ -113,6 +113,5 @@ def _place(name: str, last: Mapping[str, int]) -> Place:
     if found:
         index = int(found["index"])
         return Place(f"{found['stack']}.{index}", index / max(last[found["stack"]], 1))
-    if "embed" in name or name.endswith("shared.weight"):
-        return Place("embeddings", 0.0)
-    return Place("head", 1.0)
+    embeds = "embed" in name or name.endswith("shared.weight")
+    return Place("embeddings" if embeds else "head", 0.0)

@@ -235,7 +235,8 @@ class TorchKernels:
         total = kept[0].clone()
         for row in kept[1:]:
             total += row
-        mean = total / len(kept)
+        # By a tensor: a division by a number may become a product with its reciprocal.
+        mean = total / torch.full_like(total, len(kept))
         # Equal values are their own centre, to the bit; the sum of many may round.
         merged = torch.where(kept[0] == kept[-1], kept[0], mean)
         finite = all(self.is_finite(vector) for vector in vectors)

@@ -41,11 +41,12 @@ def _variance(members: Sequence[Tensor]) -> Tensor:
     mean = torch.zeros_like(members[0])
     for shift in shifted:
         mean += shift
-    mean /= len(members)
+    count = torch.full_like(mean, len(members))  # a tensor: see `TorchKernels.centre`
+    mean /= count
     spread = torch.zeros_like(mean)
     for shift in shifted:
         spread += (shift - mean) ** 2
-    return spread / len(members)
+    return spread / count
 
 
 def _importance(member: Tensor, base: Tensor, row: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from .gram import Coefficients, Gram, normalised
+from .gram import Array, Coefficients, Gram, normalised
 from .registry import Param, Weights, mixture
 
 Normalize = Annotated[bool, Param("divide the weights by their sum")]
@@ -53,7 +53,8 @@ def ema(
 
 @mixture("passthrough", base="files", exactly=1, geometry=False)
 def passthrough(
-    gram: Gram, scale: Annotated[float, Param("factor on every weight")] = 1.0
+    gram: Gram,
+    scale: Annotated[Array, Param("factor on every weight", per_member=True, default=1.0)],
 ) -> Coefficients:
     """One member as it is, times `scale`."""
-    return np.full(1, scale)
+    return scale

@@ -109,7 +109,8 @@ INTRODUCTION = """\
 
 A recipe is a YAML file that says which models to merge and how. `boom-merge recipe.yaml` runs it;
 `boom-merge recipe.yaml --dry-run` shows what it would do. mergekit's recipes for the methods below
-run unchanged.
+run unchanged, unless they use keys that are not on this page (`tokenizer`, `chat_template`,
+`modules`, `name`).
 
 This page is made from the schema by `python -m mergekit_embed.recipe.reference docs/recipe.md`.
 Editors that know JSON Schema complete and check recipes with `boom schema > recipe.schema.json` and
@@ -209,7 +210,7 @@ Every parameter takes one of
 
 - a number (or true, false, a word): the same for every tensor;
 - a list of numbers, a gradient: spread evenly from the first layer to the last, linear in between.
-  Embeddings count as the first layer; what follows the layers counts as the last;
+  What is outside the layers, before or after, counts as the first, as in mergekit;
 - a list of `{filter: PATTERN, value: V}`, tried in order, the last one usually without a filter.
   A pattern is a piece of the tensor's name; or a glob when it holds `*`; or a regular expression
   between slashes. `V` may be a gradient.
