@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers import boom_merge
 
 from mergekit_embed.cli.boom import boom
 from mergekit_embed.errors import RecipeError
@@ -81,6 +82,24 @@ def test_the_schema_is_a_schema_and_the_command_prints_it() -> None:
     printed = CliRunner().invoke(boom, ["schema"])
     assert printed.exit_code == 0
     assert json.loads(printed.output) == json_schema()
+
+
+def test_the_errors_that_the_readme_shows_are_those_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("soup.yaml").write_text(
+        "merge_method: linear\n"
+        "models:\n"
+        "  - model: ./bert-legal\n"
+        "    parameters: {weigth: 0.5}\n"
+        "  - model: ./bert-medical\n"
+        "# how texts become one vector\n"
+        "pooling: mean\n"
+    )
+    ran = boom_merge("soup.yaml")
+    assert ran.code == 2
+    assert f"$ boom-merge soup.yaml\n{ran.err}```" in (ROOT / "README.md").read_text()
 
 
 def test_every_method_is_explained() -> None:
