@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from collections.abc import Mapping
 from functools import cache
 
-from . import (
-    dare,
-    delta_guided,
-    karcher,
-    linear,
-    model_stock,
-    multislerp,
-    ram,
-    robust,
-    sce,
-    slerp,
-    ties,
-)
 from .consensus import (
     Above,
     Centre,
@@ -48,19 +36,22 @@ from .registry import (
 )
 
 BUILT_IN = (
-    dare,
-    delta_guided,
-    karcher,
-    linear,
-    model_stock,
-    multislerp,
-    ram,
-    robust,
-    sce,
-    slerp,
-    ties,
+    "dare",
+    "delta_guided",
+    "karcher",
+    "linear",
+    "model_stock",
+    "multislerp",
+    "ram",
+    "robust",
+    "sce",
+    "slerp",
+    "ties",
 )
 """The modules of our own methods; importing one registers what it defines."""
+
+for _module in BUILT_IN:
+    importlib.import_module(f".{_module}", __name__)
 
 ENTRY_POINTS = "mergekit_embed.methods"
 
