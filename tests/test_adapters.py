@@ -294,6 +294,29 @@ def test_the_model_without_its_adapter_is_not_told_to_be_the_base_itself(
     assert mergekit_embed.merge(recipe, tmp_path / "out").notes == ()
 
 
+def test_layers_of_a_model_with_an_adapter_can_be_sliced(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    source = {"model": plus(base, adapter), "layer_range": [1, 2]}
+    recipe = {"merge_method": "passthrough", "slices": [{"sources": [source]}]}
+    got = values(mergekit_embed.merge(recipe, tmp_path / "out").path)
+    want = values(merged(tmp_path / "whole", "passthrough", plus(base, adapter)))
+    name = "attention.self.query.weight"
+    assert (got[f"encoder.layer.0.{name}"] == want[f"encoder.layer.1.{name}"]).all()
+    assert f"encoder.layer.1.{name}" not in got
+
+
+def test_a_tensor_that_is_copied_is_folded_too(base: Path, adapter: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(base, tmp_path / "other")
+    name = "encoder.layer.0.attention.self.query.weight"
+    with changed_tensors(other) as tensors:
+        del tensors[name]
+    own = plus(base, adapter)
+    got = merged(tmp_path / "out", "linear", own, other, missing_tensors="copy")
+    want = merged(tmp_path / "whole", "passthrough", own)
+    assert (values(got)[name] == values(want)[name]).all()
+
+
 # --- references ---------------------------------------------------------------------------
 
 
