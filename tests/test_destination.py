@@ -304,7 +304,9 @@ def test_a_second_merge_to_the_same_place_is_refused_while_the_first_runs() -> N
         "error: out: another merge is writing to it; wait for its end, or choose another folder "
         "with -o\n"
     )
-    assert (process.returncode, err) == (0, "")
+    assert process.returncode == 0
+    # Nothing but progress, of which a busy machine sees a line after ten seconds.
+    assert all(" of 4 tensors, " in line for line in err.splitlines()), err
     assert (OUT / WEIGHTS).stat().st_size > 4 * 2**26
     assert siblings(OUT.absolute()) == []
 
