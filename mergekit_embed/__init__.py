@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
-    from .engine import MergeResult, Plan, merge, plan
+    from .engine import MergeResult, Plan, merge, merge_many, plan, plan_many
     from .engine.extract import Extracted, extract_lora
     from .errors import (
         CheckpointError,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         RecipeError,
         UsageError,
     )
-    from .recipe import Recipe, load
+    from .recipe import Recipe, load, load_all
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,9 @@ _HOMES = {
     "MergeResult": "engine",
     "Plan": "engine",
     "merge": "engine",
+    "merge_many": "engine",
     "plan": "engine",
+    "plan_many": "engine",
     "CheckpointError": "errors",
     "MergekitEmbedError": "errors",
     "NonFiniteError": "errors",
@@ -50,6 +52,7 @@ _HOMES = {
     "UsageError": "errors",
     "Recipe": "recipe",
     "load": "recipe",
+    "load_all": "recipe",
 }
 
 __all__ = [
@@ -69,9 +72,12 @@ __all__ = [
     "UsageError",
     "extract_lora",
     "load",
+    "load_all",
     "merge",
+    "merge_many",
     "open_checkpoint",
     "plan",
+    "plan_many",
 ]
 
 

@@ -13,7 +13,7 @@ from helpers import boom_merge, listed, write_recipe
 
 from mergekit_embed import PlanError, Recipe, RecipeError, load
 from mergekit_embed.dtypes import DType
-from mergekit_embed.engine.planner import make_plan
+from mergekit_embed.engine.planner import Planner
 from mergekit_embed.engine.reader import Reader
 from mergekit_embed.recipe.schema import parse_size
 
@@ -749,7 +749,7 @@ def test_weights_that_cancel_are_refused_before_any_weight_is_read(
     text += f"parameters: {global_}\n"
     recipe = load_text(text)
     with pytest.raises(PlanError) as caught:
-        make_plan(recipe, Path("out"))
+        Planner().plan(recipe, Path("out"))
     assert str(caught.value).startswith(f"recipe.yaml:{place}: {complaint}")
     ran = boom_merge("recipe.yaml", "-o", "out")
     assert ran.code == 2
@@ -769,7 +769,7 @@ def test_weights_that_cancel_in_one_layer_only_name_a_tensor_of_it(family: Famil
         }
     )
     with pytest.raises(PlanError, match=r"sum to zero .*\(for encoder\.layer\.1\..*\)"):
-        make_plan(recipe, Path("out"))
+        Planner().plan(recipe, Path("out"))
 
 
 def test_every_model_that_is_not_there_is_named_in_one_go() -> None:
@@ -785,7 +785,7 @@ def test_every_model_that_is_not_there_is_named_in_one_go() -> None:
         """,
     )
     with pytest.raises(RecipeError) as caught:
-        make_plan(load(Path("here/recipe.yaml")), Path("out"))
+        Planner().plan(load(Path("here/recipe.yaml")), Path("out"))
     first, second, third = str(caught.value).splitlines()
     assert first == (
         "here/recipe.yaml:3:12: models[0].model: there is no folder here/nowhere or nowhere"

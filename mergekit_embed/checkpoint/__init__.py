@@ -1,12 +1,12 @@
 """Checkpoints: where weights live, and what surrounds them."""
 
-from .folded import FoldedTensor, LowRank, Tensor
+from .folded import FoldedTensor, LowRank
 from .folder import Checkpoint, Component, open_checkpoint
 from .locate import NotFoundError, locate
 from .names import Matcher, Place, bare, is_derived_buffer, places
 from .reference import open_reference
 from .safetensors_file import layout, read_header
-from .tensor import Shape, StoredTensor
+from .tensor import Shape, StoredTensor, Tensor
 
 __all__ = [
     "Checkpoint",

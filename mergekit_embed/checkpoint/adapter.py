@@ -14,12 +14,12 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from .folded import FoldedTensor, LowRank, Tensor
+from .folded import FoldedTensor, LowRank
 from .folder import Checkpoint
 from .names import Matcher, bare
 from .pickle_file import read_pickle
 from .safetensors_file import read_header
-from .tensor import Shape, StoredTensor, short
+from .tensor import Shape, StoredTensor, Tensor, short
 
 SAFETENSORS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
@@ -114,7 +114,6 @@ class _Folding:
             elif whole is not None and update is None and whole.dtype is tensor.dtype:
                 yield name, replace(whole, name=name)
             else:
-                assert isinstance(tensor, StoredTensor)
                 yield name, FoldedTensor(name, tensor.dtype, whole or tensor, update)
 
     def _sort_in(self, name: str, tensor: StoredTensor, pairs: dict[str, _Pair]) -> None:
@@ -166,11 +165,9 @@ class _Folding:
             if str(index) == number and module.path == path and rest:
                 yield rest
 
-    def _at(self, place: Place) -> StoredTensor:
+    def _at(self, place: Place) -> Tensor:
         role, name = place
-        tensor = self.model.components[role].tensors[name]
-        assert isinstance(tensor, StoredTensor)
-        return tensor
+        return self.model.components[role].tensors[name]
 
     def _refuse_shape(self, tensor: StoredTensor, other: str) -> None:
         self.problems.append(f"{short(tensor.name)} has shape {list(tensor.shape)}, {other}")

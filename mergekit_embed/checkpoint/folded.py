@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..dtypes import DType
-from .tensor import Shape, StoredTensor
+from .tensor import Shape, StoredTensor, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class FoldedTensor:
 
     name: str
     dtype: DType
-    start: StoredTensor
+    start: Tensor
     update: LowRank | None
 
     @property
     def read_as(self) -> DType:
         """Type of the values when they are read: sums are not rounded before they are merged."""
-        return DType.F64 if self.update else self.start.dtype
+        return DType.F64 if self.update else self.start.read_as
 
     @property
     def shape(self) -> Shape:
@@ -79,6 +79,11 @@ class FoldedTensor:
         """Of its first byte, from the start of the file."""
         return self.start.offset
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensor that the values begin with."""
+        return (self.start,)
 
-Tensor = StoredTensor | FoldedTensor
-"""A tensor of a model: as a file holds it, or as an adapter changes it."""
+    def renamed(self, name: str) -> FoldedTensor:
+        """The same tensor under another name."""
+        return replace(self, name=name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
-from .folded import Tensor
 from .shell import Fact, Module, describe, read_modules
-from .tensor import short
+from .tensor import Tensor, short
 from .weights import has_weights, read_weights
 
 WEIGHTED = {"CNN", "Dense", "LSTM", "LayerNorm", "StaticEmbedding", "Transformer"}
@@ -40,7 +40,9 @@ class Checkpoint:
     """One model, described by its headers and configuration files; no weight is read.
 
     `label` is how the recipe names it; `modules` is empty for a folder without modules.json;
-    `adapter` is the folder of the adapter that is folded into the tensors.
+    `adapter` is the folder of the adapter that is folded into the tensors. Of the result of a
+    recipe, `root` is the model that its files come from, `told` what JSON files say otherwise than
+    there, by their path, and `recipe` where the recipe is.
     """
 
     label: str
@@ -49,6 +51,8 @@ class Checkpoint:
     modules: tuple[Module, ...] = field(repr=False)
     facts: Mapping[str, Fact] = field(repr=False)
     adapter: Path | None = None
+    told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    recipe: str | None = None
 
     @property
     def nbytes(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +291,15 @@ def _canonical(value: Any) -> bytes:
 def _list(content: Mapping[str, Any], key: str) -> list[Any]:
     value = content.get(key)
     return value if isinstance(value, list) else []
+
+
+def retold(facts: Mapping[str, Fact], told: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Fact]:
+    """The facts of a model whose config.json says some things otherwise."""
+    fact = facts.get("config")
+    if fact is None or fact.file not in told:
+        return facts
+    said = {key: value for key, value in told[fact.file].items() if not _is_cosmetic(key)}
+    return {**facts, "config": replace(fact, value={**fact.value, **said})}
 
 
 def same(left: Fact, right: Fact) -> bool:

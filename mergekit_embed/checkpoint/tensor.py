@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 
 from ..dtypes import DType
 
@@ -18,6 +18,52 @@ MAX_NAME_CHARACTERS = 4096
 MAX_DIMENSIONS = 64
 MAX_BYTES = 2**63 - 1
 """What files and NumPy can address."""
+
+
+class Tensor(Protocol):
+    """A tensor of a model, described by headers alone; hashable.
+
+    Files store most of them as they are; others are made of several when they are read.
+    """
+
+    @property
+    def name(self) -> str:
+        """As the model spells it."""
+
+    @property
+    def dtype(self) -> DType:
+        """Stored type, and that of a result by default."""
+
+    @property
+    def read_as(self) -> DType:
+        """Type of the values when they are read."""
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes, first to last dimension."""
+
+    @property
+    def count(self) -> int:
+        """Number of elements; 1 for a scalar."""
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes that are read for the whole tensor."""
+
+    @property
+    def file(self) -> Path:
+        """The file that the values begin with."""
+
+    @property
+    def offset(self) -> int:
+        """Of their first byte, from the start of the file."""
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The tensors that this one is made of; none for a stored one."""
+
+    def renamed(self, name: str) -> Tensor:
+        """The same tensor under another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +97,15 @@ class StoredTensor:
     def nbytes(self) -> int:
         """Bytes of the elements, packed."""
         return (self.count * self.dtype.bits + 7) // 8
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """None: it is stored as it is."""
+        return ()
+
+    def renamed(self, name: str) -> StoredTensor:
+        """The same tensor under another name."""
+        return replace(self, name=name)
 
 
 def is_name(name: object) -> TypeGuard[str]:

@@ -13,7 +13,7 @@ from ..errors import MergekitEmbedError, UsageError
 from .console import duration_of, failure, run, shown_progress, size_of
 
 if TYPE_CHECKING:
-    from ..engine import MergeResult, Plan
+    from ..engine import MergeResult, Plan, Planner
 
 HELP = """Merge text-embedding models as a RECIPE says, and write a model folder.
 
@@ -77,32 +77,28 @@ def merge(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check and plan every recipe, then run one after the other."""
-    running: str | None = None
+    """Check and plan every recipe, then run all together."""
     try:
-        targets = _targets(recipes, output)
-        jobs = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
-        for recipe, planned in jobs:
-            running = str(recipe)
-            if dry_run:
-                _show_plan(recipe, planned, as_json=as_json)
-                planned.check_disk()
-            else:
-                _merge_one(recipe, planned, device, as_json=as_json, quiet=quiet)
+        names = _distinct_names(recipes)
+        targets = [output / n if output and len(names) > 1 else output for n in names]
+        planned = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
+        if dry_run:
+            _show_plans(planned, as_json=as_json)
+        else:
+            _merge_all(planned, device, as_json=as_json, quiet=quiet)
     except MergekitEmbedError as error:
+        running = str(recipes[0]) if len(recipes) == 1 else None
         failure(error, as_json=as_json, recipe=running)
         context.exit(error.exit_code)
 
 
-def _targets(recipes: tuple[Path, ...], output: Path | None) -> list[Path | None]:
-    """Where each recipe's model goes; None leaves it to the recipe."""
-    if len(recipes) == 1:
-        return [output]
+def _distinct_names(recipes: tuple[Path, ...]) -> list[str]:
+    """What the recipes are called, which their folders are called after."""
     names = [recipe.stem for recipe in recipes]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two recipes are called {name}; their models would share a folder")
-    return [output / name if output else None for name in names]
+    return names
 
 
 def _planned(
@@ -112,61 +108,66 @@ def _planned(
     overwrite: bool,
     as_json: bool,
     context: click.Context,
-) -> list[tuple[Path, Plan]]:
-    """A plan for every recipe, or every recipe's errors."""
-    from ..recipe import load
+) -> list[Plan]:
+    """The plans of every recipe, or every recipe's errors."""
+    from ..recipe import load_all
 
-    planned: list[tuple[Path, Plan]] = []
+    found: list[Plan] = []
     failed: list[MergekitEmbedError] = []
+    planner: Planner | None = None
     for recipe, target in zip(recipes, targets, strict=True):
         try:
-            loaded = load(recipe)
-            from ..engine import plan
+            points = load_all(recipe)
+            from ..engine import Planner, plan_many, refuse_shared_outputs
 
-            planned.append((recipe, plan(loaded, target, overwrite=overwrite)))
-            _refuse_shared_output(planned)
+            planner = planner or Planner()
+            for point in points:
+                found += plan_many(point, target, overwrite=overwrite, planner=planner)
+            refuse_shared_outputs(found)
         except MergekitEmbedError as error:
             failure(error, as_json=as_json, recipe=str(recipe))
             failed.append(error)
     if failed:
         context.exit(max(error.exit_code for error in failed))
-    return planned
+    return found
 
 
-def _refuse_shared_output(planned: list[tuple[Path, Plan]]) -> None:
-    *others, (_, last) = planned
-    for recipe, other in others:
-        if other.output.resolve() == last.output.resolve():
-            raise UsageError(
-                f"{last.output}: {recipe} writes there too; give one of them another `output`"
-            )
-
-
-def _merge_one(recipe: Path, planned: Plan, device: str, *, as_json: bool, quiet: bool) -> None:
+def _merge_all(planned: list[Plan], device: str, *, as_json: bool, quiet: bool) -> None:
     from ..engine import execute
 
     with shown_progress(quiet=quiet or as_json) as progress:
-        result = execute(planned, device=device, progress=progress)
-    if as_json:
-        click.echo(json.dumps({"status": "done", "recipe": str(recipe), **_as_dict(result)}))
-        return
-    if quiet:
-        return
-    for note in result.notes:
-        click.echo(click.style("note: ", fg="yellow") + note, err=True)
-    loader = "SentenceTransformer" if planned.shell.modules else "AutoModel.from_pretrained"
-    click.echo(_summary(result))
-    click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
+        results = execute(planned, device=device, progress=progress)
+    for one, result in zip(planned, results, strict=True):
+        if as_json:
+            named = {"recipe": one.recipe.source.shown, **_point_of(one)}
+            click.echo(json.dumps({"status": "done", **named, **_as_dict(result)}))
+            continue
+        if quiet:
+            continue
+        for note in result.notes:
+            click.echo(click.style("note: ", fg="yellow") + note, err=True)
+        click.echo(_summary(result, alone=len(results) == 1))
+        if len(results) == 1:
+            loader = "SentenceTransformer" if one.shell.modules else "AutoModel.from_pretrained"
+            click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
+    if len(results) > 1 and not (as_json or quiet):
+        click.echo(f"{len(results)} models in one run   {_cost(results[0])}")
 
 
-def _summary(result: MergeResult) -> str:
+def _point_of(planned: Plan) -> dict[str, str]:
+    return {"point": planned.recipe.point} if planned.recipe.point else {}
+
+
+def _summary(result: MergeResult, *, alone: bool) -> str:
+    models = "1 model" if result.members == 1 else f"{result.members} models"
+    cost = f", {_cost(result)}" if alone else ""
+    return f"merged {models} into {result.path}   {size_of(result.bytes_written)}{cost}"
+
+
+def _cost(result: MergeResult) -> str:
     times = result.bytes_read / max(result.bytes_in, 1)
     read = f"{size_of(result.bytes_in)} read " + ("once" if times < 1.01 else f"{times:.1f} times")
-    model = "model" if result.members == 1 else "models"
-    return (
-        f"merged {result.members} {model} into {result.path}   {size_of(result.bytes_written)}, "
-        f"{duration_of(result.seconds)}, peak {size_of(result.peak_memory)}, {read}"
-    )
+    return f"{duration_of(result.seconds)}, peak {size_of(result.peak_memory)}, {read}"
 
 
 def _as_dict(result: MergeResult) -> dict[str, Any]:
@@ -182,7 +183,18 @@ def _as_dict(result: MergeResult) -> dict[str, Any]:
     }
 
 
-def _show_plan(recipe: Path, planned: Plan, *, as_json: bool) -> None:
+def _show_plans(planned: list[Plan], *, as_json: bool) -> None:
+    from ..engine import check_disk
+
+    for index, one in enumerate(planned):
+        if index and not as_json:
+            click.echo()
+        _show_plan(one, as_json=as_json)
+    check_disk(planned)
+
+
+def _show_plan(planned: Plan, *, as_json: bool) -> None:
+    recipe = planned.recipe.source.shown
     merged = sum(job.parameters is not None for job in planned.jobs)
     facts = {
         "output": str(planned.output),
@@ -202,10 +214,13 @@ def _show_plan(recipe: Path, planned: Plan, *, as_json: bool) -> None:
         "notes": list(planned.notes),
     }
     if as_json:
-        click.echo(json.dumps({"status": "planned", "recipe": str(recipe), **facts}))
+        click.echo(
+            json.dumps({"status": "planned", "recipe": recipe, **_point_of(planned), **facts})
+        )
         return
     rows = [
-        ("recipe", str(recipe)),
+        ("recipe", recipe),
+        *(("point", point) for point in _point_of(planned).values()),
         ("method", planned.recipe.method.name),
         *(("member", f"{m.label}   {size_of(m.nbytes)}") for m in planned.members),
         *(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import reduce
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..kernels import (
     Keep,
     Magnitude,
     Measure,
+    Output,
     RankedDraw,
     Variance,
 )
@@ -34,9 +35,10 @@ from ..methods import (
     Near,
     Outlying,
 )
+from ..methods.notes import collected_notes
 from .order_statistics import largest
 from .plan import Job
-from .stream import Shop, Stream
+from .stream import Chunk, Combiner, Steps, Work, one_pass
 
 ROW_CHUNK = 4 * BLOCK
 """Elements of a chunk of whole rows, about."""
@@ -45,79 +47,83 @@ Keeps = Callable[[int], Sequence[Keep]]
 """What each member keeps, for the chunk that starts at the given element."""
 
 
-def run_elementwise(job: Job, shop: Shop) -> None:
-    """Merge one tensor by an elementwise method."""
-    if job.count == 0:
-        return
+def prepare_elementwise(work: Work) -> Steps[Combiner]:
+    """Measure what an elementwise method asks of one tensor, and return what combines."""
+    job, method, kernels = work.job, work.plan.recipe.method, work.kernels
     assert job.parameters is not None
-    method = shop.plan.recipe.method
-    arguments = method.arguments(job.parameters, len(job.sources))
-    wanted: Elementwise = method.function(**arguments)
-    stream = Stream(job, shop)
+    with collected_notes() as said:
+        wanted: Elementwise = method.function(**method.arguments(job.parameters, len(job.sources)))
+    work.note(job, said)
     if isinstance(wanted, Consensus):
-        _run_consensus(stream, wanted)
-        return
-    for chunk in stream.chunks():
-        if isinstance(wanted, Centre):
-            output = shop.kernels.centre(chunk.members(), wanted.trim, job.dtype, chunk.divide)
-        else:
-            assert isinstance(wanted, Near)
-            (member,) = chunk.members()
-            output = shop.kernels.near(
-                member, chunk.origin(), wanted.reach, job.dtype, chunk.divide
-            )
-        shop.accept(job, chunk.start, output, {} if output.finite else chunk.labelled())
-        stream.advance(chunk.count)
+        return (yield from _prepare_consensus(work, wanted))
+    if isinstance(wanted, Centre):
+        trim = wanted.trim
+
+        def central(chunk: Chunk) -> Output:
+            return kernels.centre(chunk.members(), trim, job.dtype, chunk.divide)
+
+        return Combiner(central, work.chunk_elements)
+    assert isinstance(wanted, Near)
+    reach = wanted.reach
+
+    def near(chunk: Chunk) -> Output:
+        (member,) = chunk.members()
+        return kernels.near(member, chunk.origin(), reach, job.dtype, chunk.divide)
+
+    return Combiner(near, work.chunk_elements)
 
 
-def _run_consensus(stream: Stream, wanted: Consensus) -> None:
-    job, shop = stream.job, stream.shop
-    of = _chunk_elements(stream, wanted)
-    keeps = _keeps(stream, wanted, of)
-    combine = _combine(stream, wanted, keeps, of)
-    for chunk in stream.chunks(of=of):
-        output = shop.kernels.consensus(
+def _prepare_consensus(work: Work, wanted: Consensus) -> Steps[Combiner]:
+    of, unit = _cut(work, wanted)
+    name, keeps = yield from _keeps(work, wanted, of)
+    combine = yield from _combine(work, wanted, name, keeps, of)
+
+    def output(chunk: Chunk) -> Output:
+        return work.kernels.consensus(
             chunk.members(),
             chunk.origin(),
             keeps(chunk.start),
             combine,
-            job.dtype,
+            work.job.dtype,
             chunk.divide,
         )
-        shop.accept(job, chunk.start, output, {} if output.finite else chunk.labelled())
-        stream.advance(chunk.count)
+
+    return Combiner(output, of, unit)
 
 
 def _row(job: Job) -> int:
     return job.shape[-1] if job.shape else 1
 
 
-def _chunk_elements(stream: Stream, wanted: Consensus) -> int:
-    """Whole rows where the method looks at rows, else whole blocks."""
+def _cut(work: Work, wanted: Consensus) -> tuple[int, int]:
+    """Elements of a chunk, and what they have to be a multiple of: rows, if the method sees them.
+
+    Sums are cut at chunks, so those of rows follow from the shape alone, and blocks divide others.
+    """
     if isinstance(wanted.keep, DrawnByRank | Outlying):
-        # By the shape alone: sums are cut at chunks here, and must not show the kernels' taste.
-        row = _row(stream.job)
-        return max(1, ROW_CHUNK // row) * row
-    return stream.chunk_elements
+        row = _row(work.job)
+        return max(1, ROW_CHUNK // row) * row, row
+    return work.chunk_elements, 1
 
 
-def _keeps(stream: Stream, wanted: Consensus, of: int) -> Keeps:
-    """Turn the method's words into what the kernels test, measuring what is needed."""
-    keep, count = wanted.keep, len(stream.job.sources)
+def _keeps(work: Work, wanted: Consensus, of: int) -> Steps[tuple[Hashable, Keeps]]:
+    """Turn the method's words into what the kernels test, with a name of what that keeps."""
+    keep, count = wanted.keep, len(work.job.sources)
     if isinstance(keep, Drawn | DrawnByRank):
-        return _drawn(stream.job, stream.shop, keep)
+        return _drawn(work, keep)
     if isinstance(keep, Largest):
-        bands = _largest_bands(stream, keep, of)
+        bands = yield from _largest_bands(work, keep, of)
     elif isinstance(keep, MostVaried):
-        rank = _count_of(keep.share, stream.job.count)
-        low = largest(stream, [(Variance(), rank)], of)[0] if rank < stream.job.count else 0.0
+        low, rank = 0.0, _count_of(keep.share, work.job.count)
+        if rank < work.job.count:
+            (low,) = yield from largest(work, [(Variance(), rank)], of)
         bands = [Band(Variance(), low)] * count
     elif isinstance(keep, Above):
         low = float(np.nextafter(keep.limit, np.inf))
         bands = [Band(Magnitude(k), low) for k in range(count)]
     else:
-        bands = [_outlying_band(stream, keep, of)]
-    return lambda start: bands
+        bands = [(yield from _outlying_band(work, keep, of))]
+    return tuple(bands), lambda start: bands
 
 
 def _count_of(share: float, count: int) -> int:
@@ -125,8 +131,8 @@ def _count_of(share: float, count: int) -> int:
     return max(1, math.floor(float(share) * count))
 
 
-def _largest_bands(stream: Stream, keep: Largest, of: int) -> list[Band]:
-    count = stream.job.count
+def _largest_bands(work: Work, keep: Largest, of: int) -> Steps[list[Band]]:
+    count = work.job.count
     wanted: list[tuple[Measure, int]] = []
     ends: list[tuple[int, int]] = []
     for member, (density, skip) in enumerate(zip(keep.density, keep.skip, strict=True)):
@@ -135,7 +141,8 @@ def _largest_bands(stream: Stream, keep: Largest, of: int) -> list[Band]:
         ends.append((dropped, last))
         wanted += [(Magnitude(member), dropped + 1)] if dropped else []
         wanted += [(Magnitude(member), last)] if last < count else []
-    values = dict(zip(wanted, largest(stream, wanted, of) if wanted else [], strict=True))
+    found = (yield from largest(work, wanted, of)) if wanted else []
+    values = dict(zip(wanted, found, strict=True))
     return [
         Band(
             Magnitude(member),
@@ -146,12 +153,13 @@ def _largest_bands(stream: Stream, keep: Largest, of: int) -> list[Band]:
     ]
 
 
-def _outlying_band(stream: Stream, keep: Outlying, of: int) -> Band:
+def _outlying_band(work: Work, keep: Outlying, of: int) -> Steps[Band]:
     """Quantiles by linear interpolation between the neighbouring order statistics."""
-    measure, count = Importance(_row(stream.job)), stream.job.count
+    measure, count = Importance(_row(work.job)), work.job.count
     places = [part * (count - 1) for part in (0.25, 0.5, 0.75)]
     ranks = sorted({count - math.floor(p) for p in places} | {count - math.ceil(p) for p in places})
-    found = dict(zip(ranks, largest(stream, [(measure, r) for r in ranks], of), strict=True))
+    numbers = yield from largest(work, [(measure, rank) for rank in ranks], of)
+    found = dict(zip(ranks, numbers, strict=True))
 
     def quantile(place: float) -> float:
         low, high = found[count - math.floor(place)], found[count - math.ceil(place)]
@@ -161,25 +169,31 @@ def _outlying_band(stream: Stream, keep: Outlying, of: int) -> Band:
     return Band(measure, middle + keep.reach * (third - first))
 
 
-def _drawn(job: Job, shop: Shop, keep: Drawn | DrawnByRank) -> Keeps:
-    seed, row = shop.plan.recipe.seed, _row(job)
+def _drawn(work: Work, keep: Drawn | DrawnByRank) -> tuple[Hashable, Keeps]:
+    job, seed, row = work.job, work.plan.recipe.seed, _row(work.job)
     keys = [draw_key(seed, job.name, member) for member in range(len(job.sources))]
     if isinstance(keep, Drawn):
         shares = [float(share) for share in keep.density]
-        return lambda start: [Draw(k, start, p) for k, p in zip(keys, shares, strict=True)]
-    low = np.clip(keep.density - keep.epsilon, 0.0, 1.0)
-    high = np.clip(keep.density + keep.epsilon, 0.0, 1.0)
-    return lambda start: [
-        RankedDraw(key, start, row, float(lowest), float(highest))
+        return ("drawn", *keys, *shares), lambda start: [
+            Draw(k, start, p) for k, p in zip(keys, shares, strict=True)
+        ]
+    low = np.clip(keep.density - keep.epsilon, 0.0, 1.0).tolist()
+    high = np.clip(keep.density + keep.epsilon, 0.0, 1.0).tolist()
+    return ("drawn by rank", *keys, *low, *high), lambda start: [
+        RankedDraw(key, start, row, lowest, highest)
         for key, lowest, highest in zip(keys, low, high, strict=True)
     ]
 
 
-def _combine(stream: Stream, wanted: Consensus, keeps: Keeps, of: int) -> Combine:
-    count = len(stream.job.sources)
+def _combine(
+    work: Work, wanted: Consensus, name: Hashable, keeps: Keeps, of: int
+) -> Steps[Combine]:
+    count = len(work.job.sources)
     factors, weight, lone = np.ones(count), wanted.weight, None
     if wanted.rescale == "by norm" or wanted.by_squares:
-        sums = _kept_sums(stream, keeps, of)
+        look = yield from one_pass(work, ("kept sums", name), _KeptSums(count, keeps), of=of)
+        assert isinstance(look, _KeptSums)
+        sums = look.sums
         if wanted.rescale == "by norm":
             factors = np.divide(sums[:, 0], sums[:, 1], out=factors, where=sums[:, 1] != 0)
         if wanted.by_squares:
@@ -189,7 +203,9 @@ def _combine(stream: Stream, wanted: Consensus, keeps: Keeps, of: int) -> Combin
         density = wanted.keep.density
         factors = np.divide(1.0, density, out=factors, where=density != 0)
     if wanted.lone is not None:
-        lone = _lone_factors(stream, keeps, of, *wanted.lone)
+        counted = yield from one_pass(work, ("shared", name), _Shared(count, keeps), of=of)
+        assert isinstance(counted, _Shared)
+        lone = counted.lone_factors(*wanted.lone)
     return Combine(
         vote=wanted.vote,
         mean=wanted.mean,
@@ -201,22 +217,34 @@ def _combine(stream: Stream, wanted: Consensus, keeps: Keeps, of: int) -> Combin
     )
 
 
-def _kept_sums(stream: Stream, keeps: Keeps, of: int) -> Doubles:
+class _KeptSums:
     """L1 norms, L1 norms of what is kept, and its squares, (K, 3)."""
-    sums = np.zeros((len(stream.job.sources), 3))
-    for chunk in stream.chunks(of=of):
-        found = stream.shop.kernels.kept_sums(chunk.members(), chunk.origin(), keeps(chunk.start))
-        sums = reduce(np.add, found, sums)
-    return sums
 
+    def __init__(self, members: int, keeps: Keeps):
+        self.sums = np.zeros((members, 3))
+        self._keeps = keeps
 
-def _lone_factors(stream: Stream, keeps: Keeps, of: int, r: float, alpha: float) -> Doubles:
-    """`1 + r min(shared / lone, alpha)` of each member; 1 where it has no lone element."""
-    counts = np.zeros((len(stream.job.sources), 2), dtype=np.int64)
-    for chunk in stream.chunks(of=of):
-        counts += stream.shop.kernels.shared_counts(
-            chunk.members(), chunk.origin(), keeps(chunk.start)
+    def see(self, chunk: Chunk) -> None:
+        found = chunk.work.kernels.kept_sums(
+            chunk.members(), chunk.origin(), self._keeps(chunk.start)
         )
-    lone, shared = counts.astype(np.float64).T
-    ratio = np.divide(shared, lone, out=np.zeros_like(lone), where=lone != 0)
-    return 1.0 + r * np.minimum(ratio, alpha)
+        self.sums = reduce(np.add, found, self.sums)
+
+
+class _Shared:
+    """How many kept elements each member has alone, and together with others."""
+
+    def __init__(self, members: int, keeps: Keeps):
+        self._counts = np.zeros((members, 2), dtype=np.int64)
+        self._keeps = keeps
+
+    def see(self, chunk: Chunk) -> None:
+        self._counts += chunk.work.kernels.shared_counts(
+            chunk.members(), chunk.origin(), self._keeps(chunk.start)
+        )
+
+    def lone_factors(self, r: float, alpha: float) -> Doubles:
+        """`1 + r min(shared / lone, alpha)` of each member; 1 where it has no lone element."""
+        lone, shared = self._counts.astype(np.float64).T
+        ratio = np.divide(shared, lone, out=np.zeros_like(lone), where=lone != 0)
+        return 1.0 + r * np.minimum(ratio, alpha)

@@ -6,54 +6,37 @@ import numpy as np
 
 from ..checkpoint import is_derived_buffer
 from ..errors import PlanError
-from ..kernels import Layout, Output, Raw
-from .plan import Job
-from .stream import Shop, Stopped, part_of
-
-COPY_BYTES = 2**20
+from ..kernels import Layout, Output
+from .stream import Chunk, Combiner, Work
 
 
-def run_copy(job: Job, shop: Shop) -> None:
-    """Copy the first source, bit for bit unless it is edited or stored as another float type.
+def prepare_copy(work: Work) -> Combiner:
+    """What copies the first source, bit for bit unless it is edited or stored as another float.
 
-    Raises:
-        PlanError: when another source differs.
-        NonFiniteError: when the source is not finite and the recipe does not allow that.
+    It raises `PlanError` for a chunk in which another source differs.
     """
-    first, *others = job.sources
-    step = max(1, COPY_BYTES // first.read_as.itemsize)
-    for start in range(0, job.count, step):
-        if shop.stop.is_set():
-            raise Stopped
-        stop = min(start + step, job.count)
-        raw = shop.reader.read(first, start, stop)
-        for which, other in enumerate(others, start=1):
-            if (shop.reader.read(other, start, stop) != raw).any():
-                raise _difference(job, shop, which)
-        if job.dtype.is_float and not is_derived_buffer(job.name):
-            _copy_floats(job, shop, start, raw)
-        else:
-            shop.write(job, start, raw)
-        shop.advance((stop - start) * job.width)
+    return Combiner(_copied, work.chunk_elements)
 
 
-def _copy_floats(job: Job, shop: Shop, start: int, raw: Raw) -> None:
-    first = job.sources[0]
-    vector = shop.kernels.load(raw, first.read_as)
-    count = len(raw) // first.read_as.itemsize
-    divide = part_of(job.divide, start, start + count)
-    if job.dtype is first.read_as and divide is None:
-        output = Output(raw, shop.kernels.is_finite(vector))
-    else:
-        output = shop.kernels.mixture(
-            [vector], None, np.ones((1, 1, 1)), Layout(count), job.dtype, divide
-        )
-    shop.accept(job, start, output, {shop.plan.shell.label: vector})
+def _copied(chunk: Chunk) -> Output:
+    job = chunk.work.job
+    raw = chunk.raw(0)
+    for which in range(1, len(job.sources)):
+        if (chunk.raw(which) != raw).any():
+            raise _difference(chunk.work, which)
+    if not job.dtype.is_float or is_derived_buffer(job.name):
+        return Output(raw, True)
+    kernels, vector = chunk.work.kernels, chunk.members()[0]
+    if job.dtype is job.sources[0].read_as and chunk.divide is None:
+        return Output(raw, kernels.is_finite(vector))
+    ones, layout = np.ones((1, 1, 1)), Layout(chunk.count)
+    return kernels.mixture([vector], None, ones, layout, job.dtype, chunk.divide)
 
 
-def _difference(job: Job, shop: Shop, which: int) -> PlanError:
-    recipe, index = shop.plan.recipe, job.members[which]
-    other, first = (shop.plan.members[i].label for i in (index, job.members[0]))
+def _difference(work: Work, which: int) -> PlanError:
+    job, recipe, members = work.job, work.plan.recipe, work.plan.members
+    index = job.members[which]
+    other, first = (members[i].label for i in (index, job.members[0]))
     message = (
         f"{other} has other whole numbers ({job.dtype}) in {job.name} than {first}; such tensors "
         f"are copied and not merged, and must be equal. Drop this member, or give it the tensor "

@@ -13,20 +13,17 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..checkpoint import Checkpoint
 from ..checkpoint.shell import read_modules
 from ..checkpoint.weights import has_weights, read_object
-from ..dtypes import FLOAT_NAMES, DType
 from ..errors import MergekitEmbedError, OutputError, OutputExistsError
 from ..kernels import Raw
 from .plan import Job, Plan
-from .slicing import with_layers
 
 OTHER_WEIGHTS = [
     ".bin",
@@ -78,9 +75,8 @@ def check_destination(plan: Plan) -> None:
         OutputExistsError: saying what is there and what would replace it.
     """
     output, resolved = plan.output, plan.output.resolve()
-    models = (*plan.members, *((plan.base,) if plan.base else ()))
-    folders = [(model.label, model.root) for model in models]
-    folders += [(model.label, model.adapter) for model in models if model.adapter]
+    folders = [(model.label, model.root) for model in plan.opened]
+    folders += [(model.label, model.adapter) for model in plan.opened if model.adapter]
     for label, folder in folders:
         root = folder.resolve()
         if root.is_relative_to(resolved) or resolved.is_relative_to(root):
@@ -105,6 +101,25 @@ def check_destination(plan: Plan) -> None:
             f"{output}: holds a model already; pass --overwrite to replace it, or choose "
             "another folder with -o"
         )
+
+
+def check_disk(plans: Sequence[Plan]) -> None:
+    """Refuse plans that the disks cannot hold together.
+
+    Raises:
+        OutputError: when the outputs on a disk need more than is free.
+    """
+    disks: dict[int, list[Plan]] = {}
+    for plan in plans:
+        disks.setdefault(plan.nearest_folder.stat().st_dev, []).append(plan)
+    for together in disks.values():
+        first, needed = together[0], sum(plan.bytes_out for plan in together)
+        if needed > first.disk_free:
+            models = f" and {len(together) - 1} more" if len(together) > 1 else ""
+            raise OutputError(
+                f"{first.output}{models}: needs {needed / 1e6:,.2f} MB on a disk with "
+                f"{first.disk_free / 1e6:,.2f} MB free; free some, or write elsewhere with -o"
+            )
 
 
 def _is_model(folder: Path) -> bool:
@@ -330,17 +345,8 @@ def copy_shell(plan: Plan, target: Path) -> None:
 
 def _edited(plan: Plan, source: Path) -> dict[str, Any] | None:
     """What a JSON file says in the result, when that is not what it says in the shell."""
-    dtype, layers = plan.recipe.dtype, plan.layers
-    told = plan.told.get(source.relative_to(plan.shell.root).as_posix(), {})
-    config = source.name == "config.json" and _is_transformers(plan.shell, source)
-    if not told and not (config and (dtype is not None or layers is not None)):
-        return None
-    content = read_object(source)
-    if config and dtype is not None:
-        content = _with_dtype(content, dtype)
-    if config and layers is not None:
-        content = with_layers(content, layers)
-    return {**content, **told}
+    told = plan.told.get(source.relative_to(plan.shell.root).as_posix())
+    return {**read_object(source), **told} if told else None
 
 
 def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
@@ -353,15 +359,3 @@ def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
         elif entry.suffix not in OTHER_WEIGHTS and not entry.name.endswith(".index.json"):
             found.append(entry)
     return found
-
-
-def _is_transformers(shell: Checkpoint, config: Path) -> bool:
-    """True for the configuration of a transformer."""
-    folders = {shell.root / module.path for module in shell.modules if "ransformer" in module.kind}
-    return config.parent in (folders or {shell.root})
-
-
-def _with_dtype(config: Mapping[str, Any], dtype: DType) -> dict[str, Any]:
-    name = next(name for name, known in FLOAT_NAMES.items() if known is dtype)
-    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
-    return {**config, **dict.fromkeys(keys, name)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Component, bare
+from ..checkpoint import Checkpoint, Component, bare
 from ..checkpoint.names import LAYER
 from ..checkpoint.weights import read_object
 from ..errors import PlanError, Problem
@@ -164,12 +164,17 @@ def _transformers(models: Models, matches: Sequence[Match]) -> list[_Transformer
     return [
         _Transformer(
             component,
-            read_object(shell.root / component.path / "config.json"),
+            _config(shell, component),
             tuple(match for match in matches if match.component.path == component.path),
             shell.label,
         )
         for component in components or list(shell.components.values())[:1]
     ]
+
+
+def _config(shell: Checkpoint, component: Component) -> dict[str, Any]:
+    path = f"{component.path}/config.json" if component.path else "config.json"
+    return {**read_object(shell.root / path), **shell.told.get(path, {})}
 
 
 def _cooled(edits: Edits, edit: TempScale, transformer: _Transformer) -> Edits:

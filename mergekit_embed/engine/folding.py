@@ -20,6 +20,9 @@ Doubles = NDArray[np.float64]
 TILE = 16384
 """Elements that are summed over the rank at a time: 128 kB, which stays in a core's cache."""
 
+FACTOR_BYTES = 64 * 2**20
+"""Float64 bytes of adapters' factors that are kept, besides the one that is used."""
+
 NUMPY_TYPES = {DType.F64: np.float64, DType.F32: np.float32, DType.F16: np.float16}
 
 

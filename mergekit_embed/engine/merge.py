@@ -1,25 +1,30 @@
-"""The whole way: recipe, plan, stream, commit."""
+"""The whole way: recipes, plans, stream, commit."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..recipe import Recipe, load
-from .destination import Destination, check_destination
-from .plan import Plan
-from .planner import make_plan
+from ..errors import UsageError
+from ..recipe import Recipe, load, load_all
+from .destination import Destination, check_destination, check_disk
+from .plan import Plan, bytes_of
+from .planner import Planner
 from .run import Progress, Silent, run
 
 
 @dataclass(frozen=True)
 class MergeResult:
     """What a merge made, and what it took.
+
+    Of several models that are merged in one run, `seconds`, `bytes_read`, `bytes_in` and
+    `peak_memory` are those of the run.
 
     Attributes:
         path: the model's folder.
@@ -58,11 +63,70 @@ def plan(recipe: RecipeLike, output: str | Path | None = None, *, overwrite: boo
         CheckpointError: when a model's files are broken.
         OutputExistsError: when the output is taken.
     """
-    loaded = load(recipe)
-    target = Path(output or loaded.output or Path("merged") / loaded.name).expanduser()
-    made = replace(make_plan(loaded, target), overwrite=overwrite)
+    return _checked(Planner(), load(recipe), output, overwrite=overwrite)
+
+
+def plan_many(
+    recipes: RecipeLike | Sequence[RecipeLike],
+    output: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    planner: Planner | None = None,
+) -> list[Plan]:
+    """Plan the merges of several recipes, or of one with a `sweep`.
+
+    Args:
+        recipes: one or several of what `plan` takes.
+        output: of several recipes each gets a folder of its name in there, and of a sweep each
+            model one named after its values; by default in that of the recipe.
+        overwrite: as for `plan`.
+        planner: remembers what it has opened; that of earlier plans that will run with these.
+
+    Raises:
+        UsageError: when two models would share a folder.
+        RecipeError, PlanError, CheckpointError, OutputExistsError: as `plan` does.
+    """
+    planner = planner or Planner()
+    listed = [recipes] if isinstance(recipes, str | Path | Mapping | Recipe) else list(recipes)
+    loaded = [load_all(recipe) for recipe in listed]
+    found: list[Plan] = []
+    for one in loaded:
+        for recipe in one:
+            target = Path(output) if output else None
+            if target and len(listed) > 1:
+                target /= recipe.name
+            if target and recipe.point:
+                target /= recipe.point
+            found.append(_checked(planner, recipe, target, overwrite=overwrite))
+    refuse_shared_outputs(found)
+    return found
+
+
+def _checked(
+    planner: Planner, recipe: Recipe, output: str | Path | None, *, overwrite: bool
+) -> Plan:
+    target = Path(output).expanduser() if output else recipe.target
+    made = replace(planner.plan(recipe, target), overwrite=overwrite)
     check_destination(made)
     return made
+
+
+def refuse_shared_outputs(plans: Sequence[Plan]) -> None:
+    """Refuse plans of which one would write into the folder of another.
+
+    Raises:
+        UsageError: naming the two.
+    """
+    taken: dict[Path, Plan] = {}
+    for made in plans:
+        output = made.output.resolve()
+        for other, first in taken.items():
+            if output.is_relative_to(other) or other.is_relative_to(output):
+                raise UsageError(
+                    f"{made.output}: {first.recipe.source.shown} writes to {first.output}; give "
+                    "one of them another `output`, or another name"
+                )
+        taken[output] = made
 
 
 def merge(
@@ -87,40 +151,75 @@ def merge(
             then as it was before.
     """
     started = time.perf_counter()
-    return execute(
-        plan(recipe, output, overwrite=overwrite),
-        device=device,
-        progress=progress,
-        started=started,
-    )
+    planned = plan(recipe, output, overwrite=overwrite)
+    return execute([planned], device=device, progress=progress, started=started)[0]
+
+
+def merge_many(
+    recipes: RecipeLike | Sequence[RecipeLike],
+    output: str | Path | None = None,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[MergeResult]:
+    """Merge as several recipes say, or as one with a `sweep` does, in one run.
+
+    What the recipes have in common is read, and as far as it is the same computed, once. Nothing is
+    put in its place before all models are done.
+
+    Args:
+        recipes: as for `plan_many`.
+        output: as for `plan_many`.
+        device: as for `merge`.
+        overwrite: as for `merge`.
+        progress: as for `merge`.
+
+    Returns:
+        A result for every model, in the order of the recipes and of the sweep's grid.
+
+    Raises:
+        MergekitEmbedError: as `merge` does; all outputs are then as they were before.
+    """
+    started = time.perf_counter()
+    planned = plan_many(recipes, output, overwrite=overwrite)
+    return execute(planned, device=device, progress=progress, started=started)
 
 
 def execute(
-    planned: Plan,
+    planned: Sequence[Plan],
     *,
     device: str = "auto",
     progress: Progress | None = None,
     started: float | None = None,
-) -> MergeResult:
-    """Run a plan made by `plan`; see `merge`. `started`: when its clock began (perf_counter)."""
+) -> list[MergeResult]:
+    """Run plans together; see `merge_many`. `started`: when the clock began (perf_counter)."""
     from ..kernels import open_kernels
 
     started = time.perf_counter() if started is None else started
-    planned.check_disk()
+    check_disk(planned)
     kernels = open_kernels(device)
-    with Destination(planned) as destination:
-        ran = run(planned, kernels, destination.write, progress or Silent())
-        destination.commit()
-    return MergeResult(
-        path=planned.output,
-        members=len(planned.members),
-        seconds=time.perf_counter() - started,
-        bytes_read=ran.bytes_read,
-        bytes_in=planned.bytes_in,
-        bytes_written=destination.bytes_written,
-        peak_memory=peak_memory(),
-        notes=(*planned.notes, *ran.notes),
-    )
+    with ExitStack() as stack:
+        destinations = [stack.enter_context(Destination(one)) for one in planned]
+        writes = [destination.write for destination in destinations]
+        ran = run(planned, kernels, writes, progress or Silent())
+        for destination in destinations:
+            destination.commit()
+    seconds, peak = time.perf_counter() - started, peak_memory()
+    bytes_in = bytes_of(job for one in planned for job in one.jobs)
+    return [
+        MergeResult(
+            path=one.output,
+            members=len(one.members),
+            seconds=seconds,
+            bytes_read=ran.bytes_read,
+            bytes_in=bytes_in,
+            bytes_written=destination.bytes_written,
+            peak_memory=peak,
+            notes=(*one.notes, *notes),
+        )
+        for one, destination, notes in zip(planned, destinations, ran.notes, strict=True)
+    ]
 
 
 def peak_memory() -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 
-from ..kernels import BLOCK, Doubles, Layout, Moments
+from ..kernels import BLOCK, Doubles, Layout, Output
 from ..methods import Gram
+from ..methods.notes import collected_notes
 from .plan import Job
-from .stream import Chunk, Shop, Stream
+from .stream import Chunk, Combiner, Steps, Work, one_pass
 
 GRAM_ELEMENTS = 2**21
 """Most numbers in the Gram matrices of one chunk, when every element has its own."""
@@ -20,116 +21,151 @@ def passes(job: Job, geometry: bool) -> int:
     return 2 if geometry and job.unit in {"tensor", "layer", "model", "column"} else 1
 
 
-def run_mixture(job: Job, shop: Shop, gram: Gram | None) -> None:
-    """Merge one tensor; `gram` is given when it is that of a layer or of the model."""
-    stream = Stream(job, shop)
-    if job.count == 0:
-        return
+def prepare_mixture(work: Work) -> Steps[Combiner]:
+    """Find the coefficients of one tensor, and return what mixes with them."""
+    job, method = work.job, work.plan.recipe.method
     row = job.shape[-1] if job.shape else 1
     column = job.count // job.shape[0] if job.shape else 1
-    method = shop.plan.recipe.method
-    if gram is not None or not method.geometry:
-        _combine(stream, coefficients_of(job, shop, gram or _unseen(job)), 0, job.count)
-    elif job.unit == "element":
-        _run_rows(stream, 1)
-    elif job.unit == "row" and row <= BLOCK:
-        _run_rows(stream, row)
-    elif job.unit == "column" and len(job.shape) > 1:
-        _run_columns(stream, column)
-    else:
-        whole = job.count if job.unit != "row" else row
-        for start in range(0, job.count, whole):
-            found = measure(stream, start, start + whole)
-            _combine(stream, coefficients_of(job, shop, found), start, start + whole)
+    if not method.geometry:
+        return _alike(work, coefficients_of(work, Gram(np.eye(len(job.sources)))))
+    if work.gram is not None:
+        return _alike(work, coefficients_of(work, work.gram))
+    if job.unit == "element":
+        return _row_by_row(work, 1)
+    if job.unit == "row" and row <= BLOCK:
+        return _row_by_row(work, row)
+    if job.unit == "row":
+        return (yield from _long_rows(work, row))
+    if job.unit == "column" and len(job.shape) > 1:
+        return (yield from _by_columns(work, column))
+    gram = yield from measure(work)
+    return _alike(work, coefficients_of(work, gram))
 
 
-def _unseen(job: Job) -> Gram:
-    """Stands in for the Gram matrix where a method takes only its size from it."""
-    return Gram(np.eye(len(job.sources)))
+class _Moments:
+    """The Gram matrix of all chunks as one vector."""
+
+    def __init__(self, members: int, absolute: bool):
+        self.products = np.zeros((members, members))
+        self.absolutes = np.zeros(members) if absolute else None
+
+    def see(self, chunk: Chunk) -> None:
+        found = chunk.work.kernels.block_moments(
+            chunk.members(), chunk.origin(), self.absolutes is not None
+        )
+        self.products = reduce(np.add, found.products, self.products)
+        if self.absolutes is not None and found.absolutes is not None:
+            self.absolutes = reduce(np.add, found.absolutes, self.absolutes)
 
 
-def measure(stream: Stream, start: int = 0, stop: int | None = None) -> Gram:
+def measure(work: Work, start: int = 0, stop: int | None = None) -> Steps[Gram]:
     """The Gram matrix of a range of the tensor as one vector."""
-    stop = stream.job.count if stop is None else stop
-    count = len(stream.job.sources)
-    absolute = _wants_absolute(stream)
-    products, absolutes = np.zeros((count, count)), np.zeros(count)
-    for chunk in stream.chunks(start, stop):
-        found = stream.shop.kernels.block_moments(chunk.members(), chunk.origin(), absolute)
-        products = reduce(np.add, found.products, products)
-        if found.absolutes is not None:
-            absolutes = reduce(np.add, found.absolutes, absolutes)
-        stream.advance(chunk.count)
-    return Gram(products, absolutes if absolute else None)
+    absolute = _wants_absolute(work)
+    look = _Moments(len(work.job.sources), absolute)
+    seen = yield from one_pass(work, ("moments", absolute), look, start, stop)
+    assert isinstance(seen, _Moments)
+    return Gram(seen.products, seen.absolutes)
 
 
-def _wants_absolute(stream: Stream) -> bool:
-    method, parameters = stream.shop.plan.recipe.method, stream.job.parameters
+def _wants_absolute(work: Work) -> bool:
+    method, parameters = work.plan.recipe.method, work.job.parameters
     if method.absolute is None or parameters is None:
         return False
-    return method.absolute(**method.arguments(parameters, len(stream.job.sources)))
+    return method.absolute(**method.arguments(parameters, len(work.job.sources)))
 
 
-def coefficients_of(job: Job, shop: Shop, gram: Gram) -> Doubles:
+def coefficients_of(work: Work, gram: Gram) -> Doubles:
     """The method's coefficients: float64 (..., K)."""
-    method = shop.plan.recipe.method
+    method, job = work.plan.recipe.method, work.job
     assert job.parameters is not None
     arguments = method.arguments(job.parameters, len(job.sources))
-    return np.asarray(method.function(gram, **arguments), dtype=np.float64)
+    with collected_notes() as said:
+        found = method.function(gram, **arguments)
+    work.note(job, said)
+    return np.asarray(found, dtype=np.float64)
 
 
-def _combine(stream: Stream, coefficients: Doubles, start: int, stop: int) -> None:
-    """Write the mixture of a range whose coefficients are the same throughout, shape (K,)."""
-    shaped = coefficients.reshape(1, 1, -1)
-    for chunk in stream.chunks(start, stop):
-        _mix(stream, chunk, shaped, Layout(chunk.count))
-        stream.advance(chunk.count)
-
-
-def _mix(stream: Stream, chunk: Chunk, coefficients: Doubles, layout: Layout) -> None:
-    output = stream.shop.kernels.mixture(
-        chunk.members(), chunk.origin(), coefficients, layout, stream.job.dtype, chunk.divide
+def _mixed(chunk: Chunk, coefficients: Doubles, layout: Layout) -> Output:
+    work = chunk.work
+    return work.kernels.mixture(
+        chunk.members(), chunk.origin(), coefficients, layout, work.job.dtype, chunk.divide
     )
-    labelled = {} if output.finite else chunk.labelled()
-    stream.shop.accept(stream.job, chunk.start, output, labelled)
 
 
-def _gram(moments: Moments) -> Gram:
-    return Gram(moments.products, moments.absolutes)
+def _alike(work: Work, coefficients: Doubles) -> Combiner:
+    """One vector of coefficients for all elements."""
+    shaped = coefficients.reshape(1, 1, -1)
+    return Combiner(lambda chunk: _mixed(chunk, shaped, Layout(chunk.count)), work.chunk_elements)
 
 
-def _run_rows(stream: Stream, row: int) -> None:
-    """Every `row` consecutive elements are a vector, and a chunk holds whole ones: one pass."""
-    job, shop = stream.job, stream.shop
-    limit = min(stream.chunk_elements, row * max(1, GRAM_ELEMENTS // len(job.sources) ** 2))
-    for chunk in stream.chunks(of=max(1, limit // row) * row):
-        layout = Layout(row)
-        found = shop.kernels.vector_moments(
-            chunk.members(), chunk.origin(), layout, _wants_absolute(stream)
-        )
-        _mix(stream, chunk, coefficients_of(job, shop, _gram(found)), layout)
-        stream.advance(chunk.count)
+def _row_by_row(work: Work, row: int) -> Combiner:
+    """Every `row` consecutive elements are a vector, and a chunk holds whole ones."""
+    layout, absolute = Layout(row), _wants_absolute(work)
+
+    def output(chunk: Chunk) -> Output:
+        found = work.kernels.vector_moments(chunk.members(), chunk.origin(), layout, absolute)
+        gram = Gram(found.products, found.absolutes)
+        return _mixed(chunk, coefficients_of(work, gram), layout)
+
+    limit = min(work.chunk_elements, row * max(1, GRAM_ELEMENTS // len(work.job.sources) ** 2))
+    return Combiner(output, max(1, limit // row) * row, row)
 
 
-def _run_columns(stream: Stream, row: int) -> None:
-    """Every column is a vector: a band of columns at a time, in bands of whole rows if it can."""
-    job, shop = stream.job, stream.shop
-    width = min(row, BLOCK)
-    rows = 1 if width < row else 1 << (4 * BLOCK // row).bit_length() - 1
-    for left in range(0, row, width):
-        right = min(left + width, row)
-        span = right - left
-        starts = range(left, job.count, rows * row)
-        bands = [(at, min(at + (rows * row if span == row else span), job.count)) for at in starts]
-        products = np.zeros((1, span, len(job.sources), len(job.sources)))
-        for at, end in bands:
-            chunk = next(stream.chunks(at, end, of=end - at))
-            layout = Layout(chunk.count // span, span)
-            found = shop.kernels.vector_moments(chunk.members(), chunk.origin(), layout, False)
-            products += found.products
-            stream.advance(chunk.count)
-        coefficients = coefficients_of(job, shop, Gram(products))
-        for at, end in bands:
-            chunk = next(stream.chunks(at, end, of=end - at))
-            _mix(stream, chunk, coefficients, Layout(chunk.count // span, span))
-            stream.advance(chunk.count)
+def _long_rows(work: Work, row: int) -> Steps[Combiner]:
+    """Every row is a vector of more than a block, measured by itself."""
+    found = []
+    for start in range(0, work.job.count, row):
+        gram = yield from measure(work, start, start + row)
+        found.append(coefficients_of(work, gram).reshape(1, 1, -1))
+
+    def output(chunk: Chunk) -> Output:
+        outputs = []
+        start = chunk.start
+        while start < chunk.stop:
+            index = start // row
+            part = chunk.part(start, min((index + 1) * row, chunk.stop))
+            outputs.append(_mixed(part, found[index], Layout(part.count)))
+            start = part.stop
+        finite = all(output.finite for output in outputs)
+        return Output(np.concatenate([output.raw for output in outputs]), finite)
+
+    return Combiner(output, work.chunk_elements)
+
+
+class _Columns:
+    """A Gram matrix for every column; a chunk holds whole rows, or lies anywhere in long ones."""
+
+    def __init__(self, members: int, columns: int):
+        self.columns = columns
+        self.products = np.zeros((columns, members, members))
+
+    def see(self, chunk: Chunk) -> None:
+        moments = partial(chunk.work.kernels.vector_moments, absolute=False)
+        if self.columns <= BLOCK:
+            layout = Layout(chunk.count // self.columns, self.columns)
+            self.products += moments(chunk.members(), chunk.origin(), layout).products[0]
+            return
+        found = moments(chunk.members(), chunk.origin(), Layout(1, chunk.count)).products[0]
+        start = chunk.start
+        while start < chunk.stop:
+            left = start % self.columns
+            span = min(self.columns - left, chunk.stop - start)
+            first = start - chunk.start
+            self.products[left : left + span] += found[first : first + span]
+            start += span
+
+
+def _by_columns(work: Work, columns: int) -> Steps[Combiner]:
+    """Every column is a vector. Sums are cut by the shape alone, never by the kernels' taste."""
+    look = _Columns(len(work.job.sources), columns)
+    rows = 1 << max(0, (4 * BLOCK // columns).bit_length() - 1)
+    of = rows * columns if columns <= BLOCK else BLOCK
+    seen = yield from one_pass(work, "columns", look, of=of)
+    assert isinstance(seen, _Columns)
+    found = coefficients_of(work, Gram(seen.products))
+
+    def output(chunk: Chunk) -> Output:
+        places = np.arange(chunk.start, chunk.stop) % columns
+        return _mixed(chunk, found[places][None], Layout(1, chunk.count))
+
+    return Combiner(output, min(work.chunk_elements, of))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import Checkpoint, NotFoundError, open_reference
+from ..checkpoint import Checkpoint, NotFoundError
 from ..checkpoint.shell import ASPECTS, OPTIONS, difference, same
-from ..errors import CheckpointError, Problem, RecipeError
+from ..errors import CheckpointError, Problem, ProblemsError, RecipeError
 from ..recipe import Recipe
 from ..recipe.source import in_file_order
 from ..recipe.values import Path as Place
@@ -27,18 +28,27 @@ class Models:
         return next(model for model in self.members if model.label == reference)
 
     @property
+    def all(self) -> tuple[Checkpoint, ...]:
+        """The members and the base."""
+        return (*self.members, *((self.base,) if self.base else ()))
+
+    @property
     def described(self) -> tuple[tuple[Place, Checkpoint], ...]:
         """Every model once, with its place in the recipe."""
         listed = list(zip(self.places, self.members, strict=True))
         if self.base is not None:
             listed.insert(0, (("base_model",), self.base))
-        once: dict[Path, tuple[Place, Checkpoint]] = {}
+        once: dict[tuple[Path, str | None], tuple[Place, Checkpoint]] = {}
         for place, model in listed:
-            once.setdefault(model.root, (place, model))
+            once.setdefault((model.root, model.recipe), (place, model))
         return tuple(once.values())
 
 
-def open_models(recipe: Recipe) -> Models:
+Open = Callable[[Recipe, str], Checkpoint]
+"""Opens what a recipe calls by a name."""
+
+
+def open_models(recipe: Recipe, opened: Open) -> Models:
     """Locate and describe every model of the recipe.
 
     Raises:
@@ -55,11 +65,13 @@ def open_models(recipe: Recipe) -> Models:
             continue
         at = place if place == ("base_model",) else (*place, "model")
         try:
-            found[reference] = open_reference(reference, (recipe.folder, Path()))
+            found[reference] = opened(recipe, reference)
         except NotFoundError as error:
             problems.append(recipe.source.problem(at, str(error)))
         except CheckpointError as error:
             raise CheckpointError(error.path, _located(recipe, at, error)) from error
+        except ProblemsError as error:  # of a nested recipe, located there
+            problems += error.problems
     if problems:
         raise RecipeError(in_file_order(problems))
     members = tuple(found[member.reference] for member in recipe.members)
@@ -123,7 +135,7 @@ def remarks(recipe: Recipe, models: Models) -> list[str]:
             "delta of zero"
             for member in models.members
             if member.root.resolve() == models.base.root.resolve()
-            and member.adapter == models.base.adapter
+            and (member.adapter, member.recipe) == (models.base.adapter, models.base.recipe)
         ]
     if models.base is not None and models.shell is not models.base:
         notes.append(

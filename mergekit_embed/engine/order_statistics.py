@@ -6,14 +6,14 @@ counts one digit; when few candidates are left they are gathered and sorted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import DIGIT_BITS, Doubles, Measure
-from .stream import Stream
+from ..kernels import DIGIT_BITS, Measure
+from .stream import Chunk, Pass, Steps, Work
 
 FEW = 2**18
 """So many candidates are gathered and sorted rather than counted once more."""
@@ -48,54 +48,77 @@ class Search:
             self.value = float(np.array(self.prefix, dtype=np.uint64).view(np.float64))
 
 
-def largest(stream: Stream, wanted: Sequence[tuple[Measure, int]], of: int) -> list[float]:
+class _Histogram:
+    """Counts of one digit of a measure, among the elements that have the digits before it."""
+
+    def __init__(self, measure: Measure, prefix: int, shift: int):
+        self._measure, self._prefix, self._shift = measure, prefix, shift
+        self.counts = np.zeros(2**DIGIT_BITS, dtype=np.int64)
+
+    def see(self, chunk: Chunk) -> None:
+        self.counts += chunk.work.kernels.histogram(
+            chunk.members(), chunk.origin(), self._measure, self._prefix, self._shift
+        )
+
+
+class _Candidates:
+    """The few numbers that share the leading bits of the wanted one."""
+
+    def __init__(self, measure: Measure, prefix: int, shift: int, count: int):
+        self._measure, self._prefix, self._shift = measure, prefix, shift
+        # One buffer of the known size: many small arrays that live on would keep the heap from
+        # reusing the large ones freed between them, and memory would grow with the tensor.
+        self._buffer = np.empty(count)
+        self._filled = 0
+
+    def see(self, chunk: Chunk) -> None:
+        chosen = chunk.work.kernels.measured(
+            chunk.members(), chunk.origin(), self._measure, self._prefix, self._shift
+        )
+        self._buffer[self._filled : self._filled + len(chosen)] = chosen
+        self._filled += len(chosen)
+
+    def of_rank(self, rank: int) -> float:
+        """The number of this rank among them, counted from the largest."""
+        place = len(self._buffer) - rank
+        return float(np.partition(self._buffer, place)[place])
+
+
+def largest(work: Work, wanted: Sequence[tuple[Measure, int]], of: int) -> Steps[list[float]]:
     """For every (measure, rank), the number of that rank, counted from the largest.
 
-    Reads the tensor in chunks of `of` elements, two or three times for the usual distributions.
+    Looks at the tensor in chunks of `of` elements, two or three times for the usual distributions.
     """
     searches = [Search(measure, rank) for measure, rank in wanted]
     first = True
     while counting := [search for search in searches if search.counting]:
-        _count(stream, counting, of, report=first)
+        yield from _count(work, counting, of, counts=first)
         first = False
-    _gather(stream, [search for search in searches if search.shift > 0], of)
+    yield from _gather(work, [search for search in searches if search.shift > 0], of)
     return [search.value for search in searches]
 
 
-def _count(stream: Stream, searches: list[Search], of: int, *, report: bool) -> None:
-    keys = {(s.measure, s.prefix, s.shift) for s in searches}
-    counts = {key: np.zeros(2**DIGIT_BITS, dtype=np.int64) for key in keys}
-    for chunk in stream.chunks(of=of):
-        members, origin = chunk.members(), chunk.origin()
-        for (measure, prefix, shift), found in counts.items():
-            found += stream.shop.kernels.histogram(
-                members, origin, measure, prefix, shift - DIGIT_BITS
-            )
-        if report:
-            stream.advance(chunk.count)
+def _count(work: Work, searches: list[Search], of: int, *, counts: bool) -> Steps[None]:
+    def key(search: Search) -> Hashable:
+        return work.key(("digit", search.measure, search.prefix, search.shift))
+
+    looks = {key(s): _Histogram(s.measure, s.prefix, s.shift - DIGIT_BITS) for s in searches}
+    seen = yield Pass(looks, 0, work.job.count, of, counts)
     for search in searches:
-        search.narrow(counts[search.measure, search.prefix, search.shift])
+        histogram = seen[key(search)]
+        assert isinstance(histogram, _Histogram)
+        search.narrow(histogram.counts)
 
 
-def _gather(stream: Stream, searches: list[Search], of: int) -> None:
-    """Sort the few candidates that share the leading bits of the wanted number."""
-    # One buffer each, of the known size: many small arrays that live on would keep the heap from
-    # reusing the large ones freed between them, and memory would grow with the tensor.
-    buffers: dict[tuple[Measure, int, int], Doubles] = {
-        (s.measure, s.prefix, s.shift): np.empty(s.candidates) for s in searches
-    }
-    if not buffers:
+def _gather(work: Work, searches: list[Search], of: int) -> Steps[None]:
+    def key(search: Search) -> Hashable:
+        return work.key(("candidates", search.measure, search.prefix, search.shift))
+
+    looks = {key(s): _Candidates(s.measure, s.prefix, s.shift, s.candidates) for s in searches}
+    if not looks:
         return
-    filled = dict.fromkeys(buffers, 0)
-    for chunk in stream.chunks(of=of):
-        members, origin = chunk.members(), chunk.origin()
-        for key, buffer in buffers.items():
-            measure, prefix, shift = key
-            chosen = stream.shop.kernels.measured(members, origin, measure, prefix, shift)
-            buffer[filled[key] : filled[key] + len(chosen)] = chosen
-            filled[key] += len(chosen)
-    for buffer in buffers.values():
-        buffer.sort()
+    seen = yield Pass(looks, 0, work.job.count, of, counts=False)
     for search in searches:
-        buffer = buffers[search.measure, search.prefix, search.shift]
-        search.value = float(buffer[search.candidates - search.rank])
+        candidates = seen[key(search)]
+        assert isinstance(candidates, _Candidates)
+        search.value = candidates.of_rank(search.rank)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Checkpoint, Shape, Tensor
 from ..dtypes import DType
-from ..errors import OutputError
 from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
 from ..methods import Unit
 from ..recipe import Recipe
-from .reader import FACTOR_BYTES
+from .folding import FACTOR_BYTES
 
 TORCH_BYTES = 330 * 10**6
 """Memory of a process that has imported torch and run a first operation, measured."""
@@ -42,6 +41,7 @@ class Job:
 
     Attributes:
         name: as users see it, with the component's folder.
+        role: of the component that it belongs to; `tensor`: its name there.
         sources: the tensor in each member; in the shell alone for a copy.
         members: which of the plan's members the sources belong to; none for the shell's.
         origin: the tensor in the base, when deltas start there.
@@ -55,6 +55,8 @@ class Job:
     """
 
     name: str
+    role: str
+    tensor: str
     sources: tuple[Tensor, ...]
     members: tuple[int, ...]
     origin: Tensor | None
@@ -74,22 +76,50 @@ class Job:
         return self.sources[0].count
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is read: the sources, and the origin where there is one."""
+        return self.sources if self.origin is None else (*self.sources, self.origin)
+
+    @property
     def bytes_in(self) -> int:
         """Stored bytes of all sources."""
-        origin = self.origin.nbytes if self.origin else 0
-        return origin + sum(source.nbytes for source in self.sources)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
     def width(self) -> int:
         """Bytes of one element of all sources, as they are read."""
-        origin = self.origin.read_as.itemsize if self.origin else 0
-        return origin + sum(source.read_as.itemsize for source in self.sources)
+        return sum(tensor.read_as.itemsize for tensor in self.tensors)
+
+    @property
+    def result_shape(self) -> Shape:
+        """Sizes of the result."""
+        return self.stretch.shape(self.shape) if self.stretch else self.shape
+
+    @property
+    def result_count(self) -> int:
+        """Number of elements of the result."""
+        return math.prod(self.result_shape)
 
     @property
     def bytes_out(self) -> int:
         """Stored bytes of the result."""
-        shape = self.stretch.shape(self.shape) if self.stretch else self.shape
-        return (math.prod(shape) * self.dtype.bits + 7) // 8
+        return (self.result_count * self.dtype.bits + 7) // 8
+
+
+def bytes_of(jobs: Iterable[Job]) -> int:
+    """Stored bytes of all that the jobs read, each counted once."""
+    found: dict[Tensor, int] = {}
+
+    def walk(tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            if tensor not in found:
+                within = sum(part.nbytes for part in tensor.parts)
+                found[tensor] = max(0, tensor.nbytes - within)
+                walk(tensor.parts)
+
+    for job in jobs:
+        walk(job.tensors)
+    return sum(found.values())
 
 
 @dataclass(frozen=True)
@@ -113,11 +143,10 @@ class Index:
 class Plan:
     """What a merge will do.
 
-    `shell` is the model that every file but the weights comes from. `notes` are things the user
-    should know that are not errors. `layers` are the shell's layers that config.json is to tell
-    of, when they are not simply all. `edits` says in words what is done to merged weights, `told`
-    what other files are to say of it, by their path in the shell's folder. `overwrite` allows
-    the output to be a model's folder.
+    `shell` is the model that every file but the weights comes from, `told` what its JSON files are
+    to say otherwise, by their path in its folder. `nested` are the plans of members that are
+    recipes. `notes` are things the user should know that are not errors. `edits` says in words what
+    is done to merged weights. `overwrite` allows the output to be a model's folder.
     """
 
     recipe: Recipe
@@ -128,16 +157,29 @@ class Plan:
     jobs: tuple[Job, ...] = field(repr=False)
     files: tuple[WeightFile, ...]
     indexes: tuple[Index, ...] = field(repr=False)
-    layers: tuple[int, ...] | None
     notes: tuple[str, ...]
+    nested: tuple[Plan, ...] = field(default=(), repr=False)
     edits: tuple[str, ...] = ()
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     overwrite: bool = False
 
     @property
+    def depth(self) -> int:
+        """How many recipes deep the members are nested: 0 where all are models."""
+        return 1 + max((plan.depth for plan in self.nested), default=-1)
+
+    @property
+    def opened(self) -> tuple[Checkpoint, ...]:
+        """The members and the base, and in place of those that are recipes their own, each once."""
+        own = (*self.members, *((self.base,) if self.base else ()))
+        found = [model for model in own if model.recipe is None]
+        found += [model for plan in self.nested for model in plan.opened]
+        return tuple({(model.root, model.adapter): model for model in found}.values())
+
+    @property
     def bytes_in(self) -> int:
         """Bytes of all inputs, each counted once."""
-        return sum(job.bytes_in for job in self.jobs)
+        return bytes_of(self.jobs)
 
     @property
     def bytes_out(self) -> int:
@@ -145,12 +187,17 @@ class Plan:
         return sum(file.size for file in self.files)
 
     @property
-    def disk_free(self) -> int:
-        """Free bytes where the output goes."""
+    def nearest_folder(self) -> Path:
+        """The folder that the output will be in, or is, as far as it is there."""
         folder = self.output.absolute()
         while not folder.exists():
             folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return folder
+
+    @property
+    def disk_free(self) -> int:
+        """Free bytes where the output goes."""
+        return shutil.disk_usage(self.nearest_folder).free
 
     @property
     def peak_memory(self) -> int:
@@ -158,19 +205,6 @@ class Plan:
         vectors = max((len(job.sources) + 1 for job in self.jobs), default=1)
         chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
         tables = sum(8 * job.count for job in self.jobs if job.stretch)
-        models = (*self.members, *((self.base,) if self.base else ()))
-        factors = FACTOR_BYTES if any(model.adapter for model in models) else 0
+        factors = FACTOR_BYTES if any(model.adapter for model in self.opened) else 0
         held = TORCH_BYTES + tables + factors
         return held + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
-
-    def check_disk(self) -> None:
-        """Refuse a plan that the disk cannot hold.
-
-        Raises:
-            OutputError: when the output needs more than is free.
-        """
-        if self.bytes_out > self.disk_free:
-            raise OutputError(
-                f"{self.output}: needs {self.bytes_out / 1e6:,.2f} MB on a disk with "
-                f"{self.disk_free / 1e6:,.2f} MB free; free some, or write elsewhere with -o"
-            )

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..checkpoint import Component, Shape, is_derived_buffer, layout, places
+from ..checkpoint import (
+    Checkpoint,
+    Component,
+    Shape,
+    is_derived_buffer,
+    layout,
+    locate,
+    open_reference,
+    places,
+)
+from ..checkpoint.adapter import PICKLE, fold
 from ..checkpoint.weights import INDEX, SINGLE
 from ..dtypes import DType, Kind
 from ..errors import PlanError, Problem
@@ -19,20 +29,49 @@ from ..recipe import Recipe
 from ..recipe.source import in_file_order
 from .edits import Edits, plan_edits
 from .matching import Match, match_tensors
-from .models import disagreements, open_models, remarks
+from .models import Models, disagreements, open_models, remarks
+from .nested import as_member, nested_plans
 from .plan import Index, Job, Plan, WeightFile
 from .slicing import shell_layers
+from .told import configs_told, joined
 
 
-def make_plan(recipe: Recipe, output: Path) -> Plan:
-    """Plan a merge without reading a weight or writing a byte.
+class Planner:
+    """Plans merges without reading a weight or writing a byte.
 
-    Raises:
-        RecipeError: when a model is not there.
-        CheckpointError: when a model's files are broken.
-        PlanError: with everything that keeps the models from being merged as the recipe says.
+    What several recipes name alike is opened once, and nested recipes that are alike are planned
+    once, so that their runs can share what they read and compute.
     """
-    models = open_models(recipe)
+
+    def __init__(self) -> None:
+        self._checkpoints: dict[tuple[str, Path], Checkpoint] = {}
+        self._nested: dict[str, Checkpoint] = {}
+
+    def plan(self, recipe: Recipe, output: Path) -> Plan:
+        """The plan of a merge that is written to `output`.
+
+        Raises:
+            RecipeError: when a model is not there.
+            CheckpointError: when a model's files are broken.
+            PlanError: with everything that keeps the models from being merged as the recipe says.
+        """
+        return _plan(recipe, open_models(recipe, self._open), output)
+
+    def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
+        key = (reference, recipe.source.folder.absolute())
+        nested, adapter = recipe.nested_in(reference)
+        if nested is None:
+            if key not in self._checkpoints:
+                self._checkpoints[key] = open_reference(reference, recipe.source.folders)
+            return self._checkpoints[key]
+        said = nested.source.fingerprint
+        if said not in self._nested:
+            self._nested[said] = as_member(self.plan(nested, Path(nested.name)))
+        model = replace(self._nested[said], label=reference)
+        return fold(model, locate(adapter, recipe.source.folders, PICKLE)) if adapter else model
+
+
+def _plan(recipe: Recipe, models: Models, output: Path) -> Plan:
     problems = disagreements(recipe, models)
     matches, misfits, notes = match_tensors(recipe, models)
     problems += misfits
@@ -49,6 +88,8 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         _job(recipe, match, want, address, edits)
         for match, want, address in zip(matches, wanted, addresses, strict=True)
     ]
+    layers = shell_layers(recipe, models) if recipe.is_layered else None
+    configs = configs_told(models.shell, recipe.dtype, layers)
     return Plan(
         recipe=recipe,
         output=output,
@@ -58,10 +99,10 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         jobs=tuple(jobs),
         files=files,
         indexes=indexes,
-        layers=shell_layers(recipe, models) if recipe.is_layered else None,
         notes=(*remarks(recipe, models), *notes),
+        nested=nested_plans(models.all),
         edits=edits.words,
-        told=edits.told,
+        told=joined(models.shell.told, configs, edits.told),
     )
 
 
@@ -247,6 +288,8 @@ def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address, edits
     component: Component = match.component
     return Job(
         name=match.name,
+        role=component.role,
+        tensor=match.tensor.name,
         sources=match.members if merged and match.members else compared,
         members=_indexes(recipe, match) if merged or len(compared) > 1 else (),
         origin=match.base if merged else None,

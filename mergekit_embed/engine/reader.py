@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -13,10 +14,15 @@ from numpy.typing import NDArray
 
 from ..checkpoint import FoldedTensor, LowRank, StoredTensor, Tensor
 from ..errors import CheckpointError
-from .folding import Doubles, add_product, pieces, widened
+from .folding import FACTOR_BYTES, Doubles, add_product, pieces, widened
+from .nested import MergedTensor
 
-FACTOR_BYTES = 64 * 2**20
-"""Float64 bytes of adapters' factors that are kept, besides the one that is used."""
+ReadMerged = Callable[[MergedTensor, int, int], NDArray[np.uint8]]
+"""Makes elements `start` to `stop` of a nested recipe's tensor, as bytes."""
+
+
+def _no_merged(tensor: MergedTensor, start: int, stop: int) -> NDArray[np.uint8]:
+    raise LookupError(f"{tensor.name} is read outside of a run that merges it")
 
 
 class Reader:
@@ -31,6 +37,7 @@ class Reader:
         self._factors: OrderedDict[StoredTensor, Doubles] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes_read = 0
+        self.merged: ReadMerged = _no_merged
 
     def __enter__(self) -> Reader:
         return self
@@ -52,8 +59,12 @@ class Reader:
         Raises:
             CheckpointError: when the file cannot be read or has become shorter.
         """
+        if isinstance(tensor, MergedTensor):
+            return self.merged(tensor, start, stop)
         if isinstance(tensor, FoldedTensor):
             return self._read_folded(tensor, start, stop)
+        if not isinstance(tensor, StoredTensor):
+            raise TypeError(f"no reader for {type(tensor).__name__}")
         if tensor.strides is not None:
             return self._read_strided(tensor, start, stop)
         size = tensor.dtype.itemsize
@@ -78,7 +89,7 @@ class Reader:
         update = tensor.update
         if update is None:
             return raw
-        values = widened(raw, tensor.start.dtype)
+        values = widened(raw, tensor.start.read_as)
         right = self._right(update)
         columns = tensor.shape[1]
         for piece in pieces(start, stop, columns):

@@ -1,4 +1,4 @@
-"""Running a plan: jobs over worker threads, into the files of the destination."""
+"""Running plans: groups of jobs over worker threads, into the files of the destinations."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ..kernels import Kernels
+from ..kernels import Kernels, Raw
 from ..methods import Gram
-from ..methods.notes import collected_notes
-from .consensus import run_elementwise
-from .copies import run_copy
-from .mixtures import measure, passes, run_mixture
+from .mixtures import measure, passes
+from .nested import MergedTensor, by_depth, merged_within, plans_within
 from .plan import Job, Plan
+from .prepare import combined, merge_tensor, prepare
 from .reader import Reader
-from .stream import Shop, Stream, Write
-from .stretch import run_stretched
+from .sharing import Share, shares
+from .stream import Combiner, Steps, Work, stream
+from .supply import Supply
 
 Result = TypeVar("Result")
+
+Write = Callable[[Job, int, Raw], None]
+"""Stores the bytes of a job's elements from the given element on."""
 
 
 class Progress(Protocol):
@@ -52,10 +55,10 @@ class Silent:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run did: bytes read from the members, and what the methods had to say."""
+    """What a run did: bytes read from the members, and what the methods said, for each plan."""
 
     bytes_read: int
-    notes: tuple[str, ...]
+    notes: tuple[tuple[str, ...], ...]
 
 
 @dataclass
@@ -68,7 +71,9 @@ class _Notes:
     def add(self, job: Job, messages: list[str]) -> None:
         with self.lock:
             for message in dict.fromkeys(messages):
-                self.tensors.setdefault(message, []).append(job.name)
+                names = self.tensors.setdefault(message, [])
+                if job.name not in names:
+                    names.append(job.name)
 
     def summaries(self) -> tuple[str, ...]:
         found = []
@@ -79,40 +84,24 @@ class _Notes:
         return tuple(sorted(found))
 
 
-def run(plan: Plan, kernels: Kernels, write: Write, progress: Progress) -> Ran:
-    """Combine every tensor of the plan and hand its bytes to `write`.
+def run(
+    plans: Sequence[Plan], kernels: Kernels, writes: Sequence[Write], progress: Progress
+) -> Ran:
+    """Combine every tensor of the plans and hand its bytes to the plan's `write`.
+
+    Plans that have tensors in common share the reads of them.
 
     Raises:
         NonFiniteError, CheckpointError, PlanError, OutputError: the first that a job met.
     """
-    method = plan.recipe.method
-    total = sum(job.count * job.width * _passes(plan, job) for job in plan.jobs)
-    progress.start(total, len(plan.jobs))
-    notes = _Notes()
+    sizes = [job.count * job.width * _passes(plan, job) for plan in plans for job in plan.jobs]
+    progress.start(sum(sizes), len(sizes))
     with Reader() as reader, kernels.session():
-        shop = Shop(plan, reader, kernels, write, progress.advance)
-        grams = _group_grams(plan, shop) if method.family == "mixture" else {}
-
-        def combine(job: Job, shop: Shop) -> None:
-            if job.parameters is None:
-                run_copy(job, shop)
-            elif method.family == "consensus":
-                run_elementwise(job, shop)
-            else:
-                run_mixture(job, shop, grams.get(_group(job)))
-
-        def finish(job: Job) -> None:
-            with collected_notes() as said:
-                if job.stretch is not None:
-                    run_stretched(job, job.stretch, shop, combine)
-                else:
-                    combine(job, shop)
-            notes.add(job, said)
-            progress.finish_tensor(job.name)
-
-        for _ in _in_parallel(plan.jobs, finish, shop):
-            pass
-        return Ran(reader.bytes_read, notes.summaries())
+        running = _Run(plans, kernels, reader, progress)
+        running.measure_groups()
+        running.merge(dict(zip(map(id, plans), writes, strict=True)))
+        notes = tuple(running.notes_of(plan) for plan in plans)
+        return Ran(reader.bytes_read, notes)
 
 
 def _passes(plan: Plan, job: Job) -> int:
@@ -127,34 +116,117 @@ def _group(job: Job) -> str | None:
     return job.group if job.unit in {"layer", "model"} else None
 
 
-def _group_grams(plan: Plan, shop: Shop) -> dict[str | None, Gram]:
-    """Gram matrices of the layers or of the model: sums over their tensors, in the plan's order."""
-    grouped = [job for job in plan.jobs if job.parameters is not None and _group(job)]
-    if not grouped or not plan.recipe.method.geometry:
-        return {}
-    sums: dict[str | None, Gram] = {}
-    measured = dict(_in_parallel(grouped, lambda job: measure(Stream(job, shop)), shop))
-    for job in grouped:
+class _Run:
+    """Plans on their way, with the plans of their members that are recipes."""
+
+    def __init__(self, plans: Sequence[Plan], kernels: Kernels, reader: Reader, progress: Progress):
+        self.plans, self.kernels, self.reader, self.progress = plans, kernels, reader, progress
+        self.stop = threading.Event()
+        self._levels = by_depth(plans)
+        self._notes = {id(plan): _Notes() for level in self._levels for plan in level}
+        self._grams: dict[tuple[int, str], Gram] = {}
+        self._combiners: dict[MergedTensor, Combiner] = {}
+        self._works: dict[MergedTensor, Work] = {}
+        reader.merged = self._read_merged
+
+    def notes_of(self, plan: Plan) -> tuple[str, ...]:
+        """What the methods said of the plan's tensors, and of its nested ones."""
+        found = [line for one in plans_within(plan) for line in self._notes[id(one)].summaries()]
+        return tuple(dict.fromkeys(found))
+
+    def measure_groups(self) -> None:
+        """Gram matrices of layers and models: sums over their tensors, in the plan's order."""
+        for level in self._levels:
+            grouped = [
+                (plan, job)
+                for plan in level
+                if plan.recipe.method.family == "mixture" and plan.recipe.method.geometry
+                for job in plan.jobs
+                if job.parameters is not None and _group(job)
+            ]
+            measured: dict[tuple[int, str], Gram] = {}
+            for share, grams in self._in_parallel(shares(grouped), measure):
+                for (plan, job), gram in zip(share, grams, strict=True):
+                    measured[id(plan), job.name] = gram
+            for plan, job in grouped:
+                key, gram = (id(plan), job.group), measured[id(plan), job.name]
+                self._grams[key] = self._grams[key] + gram if key in self._grams else gram
+
+    def merge(self, writes: dict[int, Write]) -> None:
+        """Run every job of the plans themselves."""
+
+        def steps(work: Work) -> Steps[None]:
+            yield from merge_tensor(work, writes[id(work.plan)])
+            self.progress.finish_tensor(work.job.name)
+
+        jobs = [(plan, job) for plan in self.plans for job in plan.jobs]
+        for _ in self._in_parallel(shares(jobs), steps):
+            pass
+
+    def _in_parallel(
+        self, wanted: Sequence[Share], steps: Callable[[Work], Steps[Result]]
+    ) -> Iterator[tuple[Share, list[Result]]]:
+        """Shares and the results of their jobs as they end; the first failure stops all."""
+        with ThreadPoolExecutor(self.kernels.workers, thread_name_prefix="merge") as pool:
+            futures: dict[Future[list[Result]], Share] = {
+                pool.submit(self._run_share, share, steps): share for share in wanted
+            }
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BaseException:
+                self.stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _run_share(self, share: Share, steps: Callable[[Work], Steps[Result]]) -> list[Result]:
+        """Run jobs over one supply of their elements, those of nested recipes first."""
+        nested = merged_within(share)
+        tensors = [tensor for _, job in share for tensor in job.tensors]
+        tensors += [tensor for merged in nested for tensor in merged.job.tensors]
+        supply = Supply(tensors, self.reader, self.kernels)
+        with np.errstate(all="ignore"):  # what is not finite is told by `Work.checked`, by name
+            try:
+                self._prepare(nested, supply)
+                works = [
+                    self._work(plan, job, supply, self.progress.advance) for plan, job in share
+                ]
+                return self._stream(works, steps)
+            finally:
+                supply.clear()
+
+    def _prepare(self, nested: Sequence[MergedTensor], supply: Supply) -> None:
+        """Make nested tensors readable, the innermost first."""
+        for merged in nested:
+            self._works[merged] = self._work(merged.plan, merged.job, supply, lambda size: None)
+        for depth in sorted({merged.plan.depth for merged in nested}):
+            fresh = [m for m in nested if m.plan.depth == depth and m not in self._combiners]
+            combiners = self._stream([self._works[merged] for merged in fresh], prepare)
+            self._combiners.update(zip(fresh, combiners, strict=True))
+
+    def _work(self, plan: Plan, job: Job, supply: Supply, advance: Callable[[int], None]) -> Work:
         group = _group(job)
-        sums[group] = sums[group] + measured[job.name] if group in sums else measured[job.name]
-    return sums
+        return Work(
+            job=job,
+            plan=plan,
+            kernels=self.kernels,
+            supply=supply,
+            gram=self._grams.get((id(plan), group)) if group else None,
+            note=self._notes[id(plan)].add,
+            advance=advance,
+            stop=self.stop,
+        )
 
+    @staticmethod
+    def _stream(works: Sequence[Work], steps: Callable[[Work], Steps[Result]]) -> list[Result]:
+        """Run works, those of the same number of elements in step."""
+        results: dict[int, Result] = {}
+        for count in dict.fromkeys(work.job.count for work in works):
+            chosen = [i for i, work in enumerate(works) if work.job.count == count]
+            some = [works[i] for i in chosen]
+            found = stream(some, [steps(work) for work in some])
+            results.update(zip(chosen, found, strict=True))
+        return [results[i] for i in range(len(works))]
 
-def _in_parallel(
-    jobs: Sequence[Job], work: Callable[[Job], Result], shop: Shop
-) -> Iterator[tuple[str, Result]]:
-    """Names and results of jobs as they end; the first failure stops all of them."""
-
-    def quietly(job: Job) -> Result:
-        with np.errstate(all="ignore"):  # what is not finite is told by `Shop.accept`, by name
-            return work(job)
-
-    with ThreadPoolExecutor(shop.kernels.workers, thread_name_prefix="merge") as pool:
-        names: dict[Future[Result], str] = {pool.submit(quietly, job): job.name for job in jobs}
-        try:
-            for future in as_completed(names):
-                yield names[future], future.result()
-        except BaseException:
-            shop.stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    def _read_merged(self, tensor: MergedTensor, start: int, stop: int) -> Raw:
+        return combined(self._works[tensor], self._combiners[tensor], start, stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..checkpoint import Component, Tensor
@@ -109,7 +108,7 @@ def _layers(recipe: Recipe, models: Models, layered: list[Wanted]) -> list[Wante
             result += [
                 replace(
                     wanted,
-                    tensor=replace(wanted.tensor, name=in_layer(wanted.tensor.name, position)),
+                    tensor=wanted.tensor.renamed(in_layer(wanted.tensor.name, position)),
                     slice=index,
                     layers=tuple(start + offset for start, _ in ranges),
                     base_layer=None if base is None else base[0] + offset,
@@ -119,20 +118,3 @@ def _layers(recipe: Recipe, models: Models, layered: list[Wanted]) -> list[Wante
             ]
             position += 1
     return result
-
-
-LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
-
-
-def with_layers(config: Mapping[str, object], layers: tuple[int, ...]) -> dict[str, object]:
-    """A configuration for these layers of the model: their number, and what is listed for each."""
-    counts = [count for key in LAYER_COUNTS if isinstance(count := config.get(key), int)]
-    edited: dict[str, object] = {}
-    for key, value in config.items():
-        if key in LAYER_COUNTS:
-            edited[key] = len(layers)
-        elif isinstance(value, list) and counts and len(value) == counts[0] > max(layers):
-            edited[key] = [value[layer] for layer in layers]
-        else:
-            edited[key] = value
-    return edited

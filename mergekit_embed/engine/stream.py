@@ -1,21 +1,26 @@
-"""Running jobs: what flows in, chunk by chunk, and what flows out."""
+"""Jobs that share their tensors, run chunk by chunk over one read of them.
+
+The work on a tensor is a generator. Whatever it has to know of all elements (a Gram matrix, a
+threshold) it asks for by yielding a `Pass`, and in the end it returns a `Combiner`, which makes the
+result for any range. `stream` runs many such generators in step: one read of a chunk serves every
+pass that wants it, and what two of them would measure alike is measured once.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
+from ..checkpoint import Tensor
 from ..errors import NonFiniteError
 from ..kernels import BLOCK, Divide, Kernels, Output, Raw, Vector
-from .plan import KEEP_BYTES, Job, Plan
-from .reader import Reader
+from ..methods import Gram
+from .plan import Job, Plan
+from .supply import Supply
 
-Write = Callable[[Job, int, Raw], None]
-"""Stores the bytes of a job's elements from the given element on."""
-
-Advance = Callable[[int], None]
-"""Told how many stored bytes have been gone through."""
+Result = TypeVar("Result")
 
 
 class Stopped(Exception):
@@ -23,48 +28,72 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Shop:
-    """What every job needs: where to read, what to compute with, where to write."""
+class Work:
+    """A job with what it needs to be run.
 
+    Attributes:
+        plan: the one that the job belongs to.
+        supply: where its elements come from; those who share tensors share it.
+        gram: of the layer or the model that the tensor belongs to, where these are measured whole.
+        note: takes what the method has to say of the tensor.
+        advance: told how many stored bytes have been gone through.
+        stop: set when everybody is to give up.
+    """
+
+    job: Job
     plan: Plan
-    reader: Reader
     kernels: Kernels
-    write: Write
-    advance: Advance
+    supply: Supply
+    gram: Gram | None
+    note: Callable[[Job, list[str]], None]
+    advance: Callable[[int], None]
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def accept(self, job: Job, start: int, output: Output, vectors: dict[str, Vector]) -> None:
-        """Write a chunk of the result, unless it is not finite.
+    @property
+    def chunk_elements(self) -> int:
+        """How many elements of every source the kernels like at once, in whole blocks."""
+        return BLOCK * self.kernels.chunk_blocks(self.supply.tensors + 1)
+
+    def key(self, what: Hashable) -> Hashable:
+        """Names a measurement on this job's vectors; the same for jobs with the same ones."""
+        return (self.job.sources, self.job.origin, what)
+
+    def chunks(self, start: int, stop: int, of: int) -> Iterator[Chunk]:
+        """The range cut into chunks of at most `of` elements.
+
+        Raises:
+            Stopped: when everybody is to give up.
+        """
+        for first in range(start, stop, of):
+            if self.stop.is_set():
+                raise Stopped
+            yield Chunk(self, first, min(first + of, stop))
+
+    def checked(self, chunk: Chunk, output: Output) -> Raw:
+        """The bytes of a chunk of the result.
 
         Raises:
             NonFiniteError: naming the model that holds what is not finite, or the merge itself.
         """
-        if not output.finite and not self.plan.recipe.allow_non_finite:
-            for label, vector in vectors.items():
-                if not self.kernels.is_finite(vector):
-                    raise NonFiniteError(
-                        f"{label}: tensor {job.name} holds not-a-number or infinity. Repair the "
-                        "model, or set `allow_non_finite: true` to merge it as it is"
-                    )
-            raise NonFiniteError(
-                f"tensor {job.name}: the merge overflows {job.dtype}. Choose a wider `out_dtype`, "
-                "or set `allow_non_finite: true`"
-            )
-        self.write(job, start, output.raw)
-
-
-def part_of(divide: Divide | None, start: int, stop: int) -> Divide | None:
-    """A division of a tensor's first elements, as elements `start` to `stop` see it."""
-    if divide is None or divide.count <= start:
-        return None
-    return Divide(divide.divisor, min(divide.count, stop) - start)
+        if output.finite or self.plan.recipe.allow_non_finite:
+            return output.raw
+        for label, vector in chunk.labelled().items():
+            if not self.kernels.is_finite(vector):
+                raise NonFiniteError(
+                    f"{label}: tensor {self.job.name} holds not-a-number or infinity. Repair the "
+                    "model, or set `allow_non_finite: true` to merge it as it is"
+                )
+        raise NonFiniteError(
+            f"tensor {self.job.name}: the merge overflows {self.job.dtype}. Choose a wider "
+            "`out_dtype`, or set `allow_non_finite: true`"
+        )
 
 
 class Chunk:
     """Elements `start` to `stop` of a job's tensor, in every source."""
 
-    def __init__(self, stream: Stream, start: int, stop: int):
-        self._stream, self.start, self.stop = stream, start, stop
+    def __init__(self, work: Work, start: int, stop: int):
+        self.work, self.start, self.stop = work, start, stop
 
     @property
     def count(self) -> int:
@@ -74,67 +103,128 @@ class Chunk:
     @property
     def divide(self) -> Divide | None:
         """Which of these elements are divided once they are merged."""
-        return part_of(self._stream.job.divide, self.start, self.stop)
+        divide = self.work.job.divide
+        if divide is None or divide.count <= self.start:
+            return None
+        return Divide(divide.divisor, min(divide.count, self.stop) - self.start)
+
+    def part(self, start: int, stop: int) -> Chunk:
+        """Fewer of the elements."""
+        return Chunk(self.work, start, stop)
 
     def members(self) -> list[Vector]:
         """The members' elements."""
-        indexes = range(len(self._stream.job.sources))
-        return [self._stream.vector(index, self.start, self.stop) for index in indexes]
+        return [self._vector(source) for source in self.work.job.sources]
 
     def origin(self) -> Vector | None:
         """The base's elements, where deltas start from them."""
-        if self._stream.job.origin is None:
-            return None
-        return self._stream.vector(-1, self.start, self.stop)
+        origin = self.work.job.origin
+        return None if origin is None else self._vector(origin)
+
+    def raw(self, source: int) -> Raw:
+        """The elements of one source as stored bytes."""
+        return self.work.supply.raw(self.work.job.sources[source], self.start, self.stop)
 
     def labelled(self) -> dict[str, Vector]:
         """The elements by the model's label, for messages."""
-        plan = self._stream.shop.plan
-        labels = (plan.members[index].label for index in self._stream.job.members)
+        plan, job = self.work.plan, self.work.job
+        if not job.dtype.is_float or job.stretch is not None:  # the rows of a table are no source's
+            return {}
+        labels = [plan.members[index].label for index in job.members] or [plan.shell.label]
         named = dict(zip(labels, self.members(), strict=True))
-        if plan.base is not None and self._stream.job.origin is not None:
+        if plan.base is not None and job.origin is not None:
             named[plan.base.label] = self.origin()
         return named
 
+    def _vector(self, tensor: Tensor) -> Vector:
+        return self.work.supply.vector(tensor, self.start, self.stop)
 
-class Stream:
-    """One tensor of every source of a job, read range by range.
 
-    Ranges are kept between passes when all sources of the tensor are small enough together.
+class Look(Protocol):
+    """Something that is done with all chunks of a pass, first to last."""
+
+    def see(self, chunk: Chunk) -> None:
+        """Take in the next chunk."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One way through elements `start` to `stop`, in chunks of `of`.
+
+    Looks of the same name are the same: of several jobs that want it, one is chosen to see the
+    chunks, and all are given that one. `counts` is false for passes that progress knows nothing of.
     """
 
-    def __init__(self, job: Job, shop: Shop):
-        self.job, self.shop = job, shop
-        self._kept: dict[tuple[int, int, int], Vector] | None = (
-            {} if job.count * job.width <= KEEP_BYTES else None
-        )
+    looks: Mapping[Hashable, Look]
+    start: int
+    stop: int
+    of: int
+    counts: bool = True
 
-    def vector(self, source: int, start: int, stop: int) -> Vector:
-        """Elements of one source; -1 is the origin."""
-        key = (source, start, stop)
-        if self._kept is not None and key in self._kept:
-            return self._kept[key]
-        tensor = self.job.origin if source < 0 else self.job.sources[source]
-        assert tensor is not None
-        vector = self.shop.kernels.load(self.shop.reader.read(tensor, start, stop), tensor.read_as)
-        if self._kept is not None:
-            self._kept[key] = vector
-        return vector
 
-    def chunks(self, start: int = 0, stop: int | None = None, of: int = 0) -> Iterator[Chunk]:
-        """The range cut into chunks of `of` elements, or of as many blocks as the kernels like."""
-        stop = self.job.count if stop is None else stop
-        of = of or self.chunk_elements
-        for first in range(start, stop, of):
-            if self.shop.stop.is_set():
-                raise Stopped
-            yield Chunk(self, first, min(first + of, stop))
+Steps = Generator[Pass, Mapping[Hashable, Look], Result]
+"""Work in passes: yields one, is sent its looks when they have seen everything, and so on."""
 
-    @property
-    def chunk_elements(self) -> int:
-        """How many elements of every source the kernels like at once, in whole blocks."""
-        return BLOCK * self.shop.kernels.chunk_blocks(len(self.job.sources) + 1)
 
-    def advance(self, elements: int) -> None:
-        """Report that so many elements of every source have been gone through."""
-        self.shop.advance(elements * self.job.width)
+@dataclass(frozen=True)
+class Combiner:
+    """Makes the result for any range of elements.
+
+    Attributes:
+        output: the result for a chunk.
+        of: how many elements it likes at once.
+        unit: chunks have to begin and end at multiples of this number of elements.
+        is_table: the result is at hand and has its own number of elements; no source is read.
+    """
+
+    output: Callable[[Chunk], Output]
+    of: int
+    unit: int = 1
+    is_table: bool = False
+
+
+def one_pass(
+    work: Work, what: Hashable, look: Look, start: int = 0, stop: int | None = None, of: int = 0
+) -> Steps[Look]:
+    """Show one look all chunks of a range; what comes back has seen them, and may be another's."""
+    stop = work.job.count if stop is None else stop
+    key = work.key((what, start, stop))
+    looks = yield Pass({key: look}, start, stop, of or work.chunk_elements)
+    return looks[key]
+
+
+def stream(works: Sequence[Work], steps: Sequence[Steps[Result]]) -> list[Result]:
+    """Run the work on tensors of the same number of elements in step, and return its results.
+
+    Raises:
+        Stopped: when everybody is to give up.
+    """
+    results: dict[int, Result] = {}
+    waiting: dict[int, Pass] = {}
+
+    def go_on(index: int, looks: Mapping[Hashable, Look] | None) -> None:
+        waiting.pop(index, None)
+        try:
+            waiting[index] = steps[index].send(looks)  # type: ignore[arg-type]  # None: begin
+        except StopIteration as end:
+            results[index] = end.value
+
+    for index in range(len(steps)):
+        go_on(index, None)
+    while waiting:
+        first = next(iter(waiting.values()))
+        wanted = (first.start, first.stop, first.of)
+        together = {i: p for i, p in waiting.items() if (p.start, p.stop, p.of) == wanted}
+        looks: dict[Hashable, tuple[Look, Work]] = {}
+        for index, one in together.items():
+            for key, look in one.looks.items():
+                looks.setdefault(key, (look, works[index]))
+        counted = sum(works[index].job.width for index, one in together.items() if one.counts)
+        for chunk in works[0].chunks(*wanted):
+            for look, work in looks.values():
+                look.see(Chunk(work, chunk.start, chunk.stop))
+            works[0].advance(chunk.count * counted)
+        seen = {key: look for key, (look, _) in looks.items()}
+        for index in together:
+            go_on(index, seen)
+    return [results[index] for index in range(len(steps))]

@@ -8,41 +8,49 @@ from dataclasses import replace
 import numpy as np
 
 from ..dtypes import DType
-from ..kernels import BLOCK, Doubles, Layout, Raw
-from .plan import Job, Stretch
-from .stream import Shop, Stopped
+from ..kernels import BLOCK, Doubles, Layout, Output
+from .plan import Stretch
+from .stream import Chunk, Combiner, Steps, Work, one_pass
 
-Combine = Callable[[Job, Shop], None]
-"""Merges a job's tensor and writes it where the shop says."""
+Prepare = Callable[[Work], Steps[Combiner]]
+"""Begins the merge of a job's tensor."""
 
 
-def run_stretched(job: Job, stretch: Stretch, shop: Shop, combine: Combine) -> None:
-    """Merge the table in float64, interpolate it, and round what comes out once.
+def prepare_stretched(work: Work, stretch: Stretch, prepare: Prepare) -> Steps[Combiner]:
+    """Merge the table in float64, and return what interpolates it and rounds once.
 
     The merged table is the one tensor that is ever held whole: 8 bytes an element.
 
     Raises:
-        NonFiniteError: as the merge does, and where the result overflows its type.
+        NonFiniteError: as the merge does.
     """
-    merged = np.empty(job.count)
+    job = work.job
+    doubles = replace(work, job=replace(job, dtype=DType.F64, stretch=None))
+    combiner = yield from prepare(doubles)
+    look = _Table(doubles, combiner)
+    yield from one_pass(doubles, object(), look, of=combiner.of)
+    table, width = look.values.reshape(job.shape), job.shape[1]
 
-    def keep(_: Job, start: int, raw: Raw) -> None:
-        values = raw.view(np.float64)
-        merged[start : start + len(values)] = values
+    def output(chunk: Chunk) -> Output:
+        rows = interpolated(table, stretch, chunk.start // width, chunk.stop // width)
+        vector = work.kernels.load(rows.view(np.uint8).reshape(-1), DType.F64)
+        ones, layout = np.ones((1, 1, 1)), Layout(rows.size)
+        return work.kernels.mixture([vector], None, ones, layout, job.dtype)
 
-    combine(replace(job, dtype=DType.F64, stretch=None), replace(shop, write=keep))
-    table = merged.reshape(job.shape)
-    width = job.shape[1]
-    step = max(1, BLOCK // max(width, 1))
-    for first in range(0, stretch.rows, step):
-        if shop.stop.is_set():
-            raise Stopped
-        rows = interpolated(table, stretch, first, min(first + step, stretch.rows))
-        vector = shop.kernels.load(rows.view(np.uint8).reshape(-1), DType.F64)
-        output = shop.kernels.mixture(
-            [vector], None, np.ones((1, 1, 1)), Layout(rows.size), job.dtype
-        )
-        shop.accept(job, first * width, output, {})
+    return Combiner(output, max(1, BLOCK // max(width, 1)) * width, width, is_table=True)
+
+
+class _Table:
+    """The merged elements in float64."""
+
+    def __init__(self, work: Work, combiner: Combiner):
+        self.values = np.empty(work.job.count)
+        self._work, self._combiner = work, combiner
+
+    def see(self, chunk: Chunk) -> None:
+        mine = Chunk(self._work, chunk.start, chunk.stop)
+        merged = self._work.checked(mine, self._combiner.output(mine))
+        self.values[mine.start : mine.stop] = merged.view(np.float64)
 
 
 def interpolated(table: Doubles, stretch: Stretch, start: int, stop: int) -> Doubles:

@@ -183,6 +183,9 @@ class Kernels(Protocol):
     def load(self, raw: Raw, dtype: DType) -> Vector:
         """Stored bytes as a vector; the bytes must not change while the vector is used."""
 
+    def part(self, vector: Vector, start: int, stop: int) -> Vector:
+        """Elements `start` to `stop` of a vector, without a copy."""
+
     def block_moments(
         self, vectors: Sequence[Vector], origin: Vector | None, absolute: bool
     ) -> Moments:

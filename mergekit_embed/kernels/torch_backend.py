@@ -92,6 +92,10 @@ class TorchKernels:
         stored = torch.from_numpy(raw).view(TORCH_TYPES[dtype])
         return stored.to(self.device)
 
+    def part(self, vector: Tensor, start: int, stop: int) -> Tensor:
+        """See `Kernels.part`."""
+        return vector[start:stop]
+
     def block_moments(
         self, vectors: Sequence[Tensor], origin: Tensor | None, absolute: bool
     ) -> Moments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from ..errors import Problem, RecipeError
 from ..methods import Method, available
 from . import source, values
 from .model import Edit, ExtendPositions, Member, Recipe, Slice, TempScale
+from .nested import name_of, nested_sources
 from .source import Source
 from .suited import at, doubled, lists_of_models, members_among, spelled, unsuited
+from .sweep import points
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,11 +36,35 @@ def load(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     Raises:
         RecipeError: with every problem of the recipe.
     """
+    found = load_all(recipe)
+    if len(found) > 1:
+        told = f"stands for {len(found)} models; load them with `load_all`, or use `merge_many`"
+        raise RecipeError([found[0].source.problem(("sweep",), told)])
+    return found[0]
+
+
+def load_all(recipe: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, ...]:
+    """Validate a recipe, and return it, or those of all points of its sweep.
+
+    Raises:
+        RecipeError: with every problem of the recipe.
+    """
     if isinstance(recipe, Recipe):
-        return recipe
+        return (recipe,)
     if isinstance(recipe, Mapping):
-        return validate(Source(_plain(recipe), None, "recipe"))
-    return validate(source.read(Path(recipe)))
+        origin = Source(_plain(recipe), None, "recipe")
+    else:
+        origin = source.read(Path(recipe))
+    found: list[Recipe] = []
+    problems: list[Problem] = []
+    for name, point in points(origin):
+        try:
+            found.append(replace(validate(point), point=name))
+        except RecipeError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise RecipeError(source.in_file_order(problems))
+    return tuple(found)
 
 
 def _plain(value: Any) -> Any:
@@ -51,8 +78,8 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def validate(origin: Source) -> Recipe:
-    """Turn parsed YAML into a `Recipe`.
+def validate(origin: Source, outer: tuple[Path, ...] = ()) -> Recipe:
+    """Turn parsed YAML into a `Recipe`. `outer` are the files of the recipes that it is nested in.
 
     Raises:
         RecipeError: with every problem, in the order of the file.
@@ -66,9 +93,34 @@ def validate(origin: Source) -> Recipe:
     given = _parameter_values(origin, method, problems)
     if method is not None:
         problems.extend(unsuited(origin, method))
+    nested = _nested(origin, outer, problems)
     if problems or parsed is None or method is None:
         raise RecipeError(source.in_file_order(problems))
-    return _build(origin, parsed, method, given)
+    return replace(_build(origin, parsed, method, given), nested=nested)
+
+
+def _nested(
+    origin: Source, outer: tuple[Path, ...], problems: list[Problem]
+) -> Mapping[str, Recipe]:
+    """The members that are recipes, validated; their problems are added to the others."""
+    places: list[values.Path] = [("base_model",)]
+    for place, models in lists_of_models(origin.data):
+        places += [(*place, index, "model") for index in range(len(models))]
+    around = (*outer, origin.file.resolve()) if origin.file else outer
+    found: dict[str, Recipe] = {}
+    for place in places:
+        try:
+            for name, inner in nested_sources(origin, [place]):
+                if inner.file and not inner.prefix and inner.file.resolve() in around:
+                    problems.append(origin.problem(place, f"{name} is made of itself"))
+                elif "sweep" in inner.data:
+                    message = "a member is one model, and cannot have a sweep; sweep here instead"
+                    problems.append(inner.problem(("sweep",), message, key=True))
+                else:
+                    found[name] = validate(inner, around)
+        except RecipeError as error:
+            problems.extend(error.problems)
+    return found
 
 
 def _listed(origin: Source) -> list[Problem]:
@@ -225,20 +277,21 @@ def _slice(
     method: Method,
     base: str | None,
     entries: Sequence[ModelEntry],
+    names: Sequence[str],
     place: values.Path,
     given: Given,
 ) -> Slice:
-    """The members among the models of one list."""
+    """The members among the models of one list, which are called by the names."""
     ranges = [_range_of(entry) for entry in entries]
     return tuple(
         Member(
-            reference=str(base) if index is None else entries[index].model,
+            reference=str(base) if index is None else names[index],
             parameters=given.get((*place, index, "parameters"), {}) if index is not None else {},
             place=("base_model",) if index is None else (*place, index),
             layers=ranges[0 if index is None else index],
             group=None if index is None else entries[index].group,
         )
-        for index in members_among(method, [entry.model for entry in entries], base)
+        for index in members_among(method, names, base)
     )
 
 
@@ -265,8 +318,14 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
             (("slices", index, "sources"), entry.sources)
             for index, entry in enumerate(parsed.slices)
         ]
-    base = parsed.base_model
+    base = None
+    if parsed.base_model is not None:
+        base = name_of(parsed.base_model, (*origin.prefix, "base_model"))
     based = [[e for e in entries if e.model == base] or entries for _, entries in groups]
+    slices = []
+    for place, entries in groups:
+        names = [name_of(e.model, (*origin.prefix, *place, i)) for i, e in enumerate(entries)]
+        slices.append(_slice(method, base, entries, names, place, given))
     edits = parsed.post or []
     cast = next((edit.cast for edit in edits if edit.cast is not None), None)
     stored = cast or parsed.out_dtype or parsed.dtype
@@ -278,7 +337,7 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         name=origin.file.stem if origin.file else "recipe",
         source=origin,
         method=method,
-        slices=tuple(_slice(method, base, entries, place, given) for place, entries in groups),
+        slices=tuple(slices),
         base_layers=tuple(_range_of(entries[0]) for entries in based),
         base=base,
         parameters=given.get(("parameters",), {}),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..dtypes import DType
 from ..methods import Method
 from . import values
+from .nested import without_adapter
 from .source import Source
 
 
@@ -58,7 +59,9 @@ class Recipe:
 
     `slices` is one slice of whole members, or the layers of the result piece by piece, with the
     base's own layers for each in `base_layers`. A slice leaves out a base that was listed but is
-    only the origin of deltas, and begins with the base for methods that start from it. `edits` are
+    only the origin of deltas, and begins with the base for methods that start from it. `nested` are
+    the members that are recipes, by what the recipe calls them. `point` names the recipe among
+    those of its sweep. `edits` are
     those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
     members that the recipe accepts.
     """
@@ -80,11 +83,23 @@ class Recipe:
     copy_missing_tensors: bool
     allow_non_finite: bool
     max_shard_size: int
+    nested: Mapping[str, Recipe] = field(default_factory=dict)
+    point: str | None = None
 
     @property
-    def folder(self) -> Path:
-        """The folder that relative references count from first."""
-        return self.source.file.parent if self.source.file else Path()
+    def target(self) -> Path:
+        """The folder to write where nobody says otherwise."""
+        folder = Path(self.output or Path("merged") / self.name).expanduser()
+        return folder / self.point if self.point else folder
+
+    def nested_in(self, reference: str) -> tuple[Recipe | None, str | None]:
+        """The recipe that a member is, and the adapter behind it; None for a model."""
+        name = without_adapter(reference)
+        if reference in self.nested:
+            return self.nested[reference], None
+        if name is None or name not in self.nested:
+            return None, None
+        return self.nested[name], reference[len(name) + 1 :]
 
     @property
     def is_layered(self) -> bool:

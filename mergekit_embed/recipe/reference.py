@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ..methods import Method, Parameter, available
 from ..methods.registry import REQUIRED, spelled
-from .schema import EditEntry, ModelEntry, RecipeFile, SliceSource
+from .schema import IN_PLACE, EditEntry, ModelEntry, RecipeFile, SliceSource
 
 BASE_WORDS = {
     "origin": "needed; deltas start from it",
@@ -40,7 +40,19 @@ def json_schema() -> dict[str, Any]:
         }
         for name in sorted(methods)
     ]
+    _refer_to_root(schema)
     return schema
+
+
+def _refer_to_root(node: Any) -> None:
+    """Let what stands for a whole recipe refer to the schema itself."""
+    for item in node.values() if isinstance(node, dict) else node:
+        if item == IN_PLACE:
+            assert isinstance(item, dict)
+            item.clear()
+            item["$ref"] = "#"
+        elif isinstance(item, dict | list):
+            _refer_to_root(item)
 
 
 def _method_schema(method: Method) -> dict[str, Any]:
@@ -282,6 +294,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         kinds = [_kind(option) for option in schema["anyOf"] if option.get("type") != "null"]
         return " or ".join(kinds)
+    if schema == IN_PLACE:
+        return "recipe"
     words = {"string": "text", "object": "map", "array": "list", "boolean": "true or false"}
     kind = str(schema.get("type", ""))
     return words.get(kind, kind)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ..dtypes import FLOAT_NAMES
 from .values import kind_of
@@ -43,16 +52,39 @@ def known_dtype(name: str | None) -> str:
     return name
 
 
+def _model(given: Any) -> Any:
+    """A model's name, or a recipe in its place.
+
+    Raises:
+        PydanticCustomError: when it is neither, or empty.
+    """
+    if not isinstance(given, str | dict):
+        raise PydanticCustomError("string_type", "must be text")
+    if not given:
+        raise PydanticCustomError("string_too_short", "must not be empty")
+    return given
+
+
+IN_PLACE = {"type": "object", "title": "Recipe"}
+"""Stands for the schema of a whole recipe, to which pydantic cannot refer."""
+
+ModelName = Annotated[
+    str | dict[str, Any],
+    BeforeValidator(_model),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, IN_PLACE]}),
+]
+"""What stands for a model; a recipe in its place is validated as one by itself."""
+
+
 class ModelEntry(BaseModel):
     """One member of the merge."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str = Field(
-        min_length=1,
-        description="a folder, or a Hub id with an optional `@revision`, and perhaps `+` and a "
-        "PEFT LoRA adapter, likewise; a relative folder counts from the recipe's own folder, then "
-        "from the working directory",
+    model: ModelName = Field(
+        description="a folder, a Hub id with an optional `@revision`, or the YAML file of another "
+        "recipe, and perhaps `+` and a PEFT LoRA adapter; relative paths count from the recipe's "
+        "own folder, then from the working directory. Or a whole recipe in its place",
     )
     parameters: dict[str, Any] | None = Field(
         default=None, description="parameters of this member, such as `weight`"
@@ -155,9 +187,8 @@ class RecipeFile(BaseModel):
         description="instead of `models`: the layers of the result, piece by piece. What is before "
         "the layers is merged from the models of the first slice, what is after from the last's",
     )
-    base_model: str | None = Field(
+    base_model: ModelName | None = Field(
         default=None,
-        min_length=1,
         description="the common initial checkpoint of the members; tokenizer, configuration and "
         "all other files come from it, or else from the first member",
     )
@@ -178,6 +209,12 @@ class RecipeFile(BaseModel):
     out_dtype: str | None = Field(
         default=None,
         description="stored type of the result; by default that of the base or the first member",
+    )
+    sweep: dict[str, list[Any]] | None = Field(
+        default=None,
+        description="values to try, for parameters by their name or for anything by its path "
+        "(`models[0].parameters.weight`): a model for every combination, all in one run that reads "
+        "every input once, each in a folder of its own in the output",
     )
     post: Annotated[list[EditEntry], Field(min_length=1)] | None = Field(
         default=None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,35 @@ from . import values
 
 @dataclass(frozen=True)
 class Source:
-    """Where a recipe came from: its data, its file (None: a dict in Python), and its positions."""
+    """Where a recipe came from: its data, its file (None: a dict in Python), and its positions.
+
+    `prefix` leads to the data in the file, for a recipe that is written in place of a model. Of a
+    point of a sweep, `original` is what the file says, and `moved` where in it the values stand
+    that the data has elsewhere.
+    """
 
     data: Any
     file: Path | None
     shown: str
+    prefix: values.Path = ()
+    original: Any = None
+    moved: Mapping[values.Path, values.Path] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative references count from first."""
+        return self.file.parent if self.file else Path()
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that relative references count from."""
+        return (self.folder, Path())
+
+    @property
+    def fingerprint(self) -> str:
+        """The same text for recipes that say the same of the same models."""
+        folder = str(self.folder.absolute())
+        return json.dumps([folder, self.data], sort_keys=True, default=str)
 
     def where(self, path: values.Path, *, key: bool = False) -> str:
         """`recipe.yaml:12:7` for the value at `path`, or for its key.
@@ -27,8 +52,12 @@ class Source:
         """
         if self.file is None:
             return self.shown
-        line, column = 0, 0
-        node = self.data
+        for target, place in self.moved.items():
+            if path[: len(target)] == target:
+                path = (*place, *path[len(target) :])
+        node = self.data if self.original is None else self.original
+        start = getattr(node, "lc", None) if self.prefix else None
+        line, column = (start.line, start.col) if start else (0, 0)
         for index, part in enumerate(path):
             position = _position(node, part, key=key and index == len(path) - 1)
             if position is None:
@@ -39,7 +68,7 @@ class Source:
 
     def problem(self, path: values.Path, message: str, *, key: bool = False) -> Problem:
         """A problem at `path`, with the path spelled before the message."""
-        spelled = spell(path)
+        spelled = spell((*self.prefix, *path))
         return Problem(self.where(path, key=key), f"{spelled}: {message}" if spelled else message)
 
 

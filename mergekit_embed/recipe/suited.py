@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Problem
@@ -113,7 +114,7 @@ def _ints(values_: list[Any]) -> bool:
     return all(isinstance(value, int) for value in values_)
 
 
-def members_among(method: Method, models: list[str], base: str | None) -> list[int | None]:
+def members_among(method: Method, models: Sequence[str], base: str | None) -> list[int | None]:
     """Which of the listed models are members; None stands for a base that is not listed."""
     listed: list[int | None] = list(range(len(models)))
     if base is None or method.base == "files":
