@@ -12,9 +12,13 @@ from pathlib import Path
 
 
 class MergekitEmbedError(Exception):
-    """The root: catch this to catch everything that mergekit_embed raises on purpose."""
+    """The root: catch this to catch everything that mergekit_embed raises on purpose.
+
+    `recipe` is the file of the recipe that failed, where several run together and it is known.
+    """
 
     exit_code = 1
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)

@@ -233,12 +233,11 @@ def test_json_tells_which_recipe_failed_on_the_way() -> None:
     recipe("first.yaml")
     recipe("second.yaml", models=listed(Path("m3").absolute()))
     ran = boom_merge("first.yaml", "second.yaml", "-o", "all", "--json")
-    done, failed = objects(ran)
+    (failed,) = objects(ran)
     assert ran.code == 1
-    assert (done["status"], done["recipe"]) == ("done", "first.yaml")
     assert (failed["status"], failed["recipe"]) == ("failed", "second.yaml")
     assert failed["kind"] == "NonFiniteError"
-    assert [path.name for path in Path("all").iterdir()] == ["first"]
+    assert not Path("all").exists()
 
 
 def test_json_tells_of_a_wrong_command_line() -> None:
@@ -290,7 +289,8 @@ def test_recipes_that_write_to_the_same_folder_are_refused() -> None:
     ran = boom_merge("first.yaml", "second.yaml")
     assert ran.code == 2
     assert ran.err == (
-        "error: models/../out: first.yaml writes there too; give one of them another `output`\n"
+        "error: models/../out: first.yaml writes to out; give one of them another `output`, "
+        "or another name\n"
     )
     assert not Path("out").exists()
 

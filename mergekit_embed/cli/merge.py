@@ -88,7 +88,7 @@ def merge(
             _merge_all(planned, device, as_json=as_json, quiet=quiet)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None
-        failure(error, as_json=as_json, recipe=running)
+        failure(error, as_json=as_json, recipe=error.recipe or running)
         context.exit(error.exit_code)
 
 
@@ -147,9 +147,8 @@ def _merge_all(planned: list[Plan], device: str, *, as_json: bool, quiet: bool) 
         for note in result.notes:
             click.echo(click.style("note: ", fg="yellow") + note, err=True)
         click.echo(_summary(result, alone=len(results) == 1))
-        if len(results) == 1:
-            loader = "SentenceTransformer" if one.shell.modules else "AutoModel.from_pretrained"
-            click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
+        loader = "SentenceTransformer" if one.shell.modules else "AutoModel.from_pretrained"
+        click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
     if len(results) > 1 and not (as_json or quiet):
         click.echo(f"{len(results)} models in one run   {_cost(results[0])}")
 

@@ -77,13 +77,19 @@ class Work:
         """
         if output.finite or self.plan.recipe.allow_non_finite:
             return output.raw
+        error = NonFiniteError(self._blame(chunk))
+        error.recipe = self.plan.recipe.source.shown
+        raise error
+
+    def _blame(self, chunk: Chunk) -> str:
+        """Who holds what is not finite."""
         for label, vector in chunk.labelled().items():
             if not self.kernels.is_finite(vector):
-                raise NonFiniteError(
+                return (
                     f"{label}: tensor {self.job.name} holds not-a-number or infinity. Repair the "
                     "model, or set `allow_non_finite: true` to merge it as it is"
                 )
-        raise NonFiniteError(
+        return (
             f"tensor {self.job.name}: the merge overflows {self.job.dtype}. Choose a wider "
             "`out_dtype`, or set `allow_non_finite: true`"
         )
