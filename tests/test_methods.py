@@ -169,6 +169,14 @@ def test_directions_that_cancel_are_merged_linearly_with_a_warning() -> None:
     assert np.allclose(coefficients @ members, [-1.0, 0.0])
 
 
+@pytest.mark.parametrize("weight", [[0.3, 1.0, 1.9], [0.1, 0.2, 0.3]])
+def test_a_karcher_mean_of_opposite_vectors_is_not_one_of_rounding(weight: list[float]) -> None:
+    """A scalar has no way round: what is opposite pulls nowhere, and noise is no direction."""
+    for members in np.array([[[0.5], [-0.3], [0.2]], [[0.5], [0.3], [-0.2]]]):
+        found = merged("karcher", members, weight=np.array(weight))
+        assert np.allclose(found, reference.karcher(list(members), weight), rtol=1e-12)
+
+
 def test_opposite_vectors_are_interpolated_linearly() -> None:
     generator = np.random.default_rng(3)
     one = generator.standard_normal(1000)
