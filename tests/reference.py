@@ -184,6 +184,40 @@ def delta_guided_grouped(
     return [b + _weighted_sum(shares, [delta[i] for delta in deltas]) for i, b in enumerate(base)]
 
 
+def self_positioning(
+    members: Sequence[Array], base: Array, weights: Sequence[float], lam: float = 1.0
+) -> Array:
+    """b + lambda V_(1..K), the deltas joined one after the other by slerp, as one vector each.
+
+    V_(1..n) = slerp(V_(1..n-1), V_n; t = a_n / (mean(a_1..a_(n-1)) + a_n)) of the vectors as they
+    are: sin((1-t) angle) / sin(angle) and sin(t angle) / sin(angle), linear where the sine
+    vanishes; a zero vector stands at a right angle to every other one.
+    Source: arXiv 2410.15035; that lengths are interpolated with the directions is our reading.
+    """
+    return self_positioning_grouped([[x] for x in members], [base], weights, lam)[0]
+
+
+def self_positioning_grouped(
+    members: Sequence[Sequence[Array]],
+    base: Sequence[Array],
+    weights: Sequence[float],
+    lam: float = 1.0,
+) -> list[Array]:
+    """`self_positioning` of all the tensors of a layer or a model as one vector.
+
+    members[k][i] is tensor i of member k, base[i] that of the base; returns the tensors merged.
+    """
+    origin = np.concatenate([b.reshape(-1) for b in base])
+    deltas = [np.concatenate([x.reshape(-1) for x in member]) - origin for member in members]
+    point = deltas[0]
+    for n in range(1, len(deltas)):
+        before = sum(weights[:n]) / n
+        point = _along_the_arc(point, deltas[n], weights[n] / (before + weights[n]))
+    merged = origin + lam * point
+    ends = np.cumsum([b.size for b in base])[:-1]
+    return [part.reshape(b.shape) for part, b in zip(np.split(merged, ends), base, strict=True)]
+
+
 def ema(members: Sequence[Array], decay: float) -> Array:
     """Average along a training run, the newest member last: c_k is decay^(K-1-k) over their sum."""
     last = len(members) - 1

@@ -85,6 +85,12 @@ CASES: dict[str, tuple[dict[str, Any], int, bool, Expected]] = {
         lambda m, b: reference.model_stock(m, b, filter_wise=True),
     ),
     "ema": ({"parameters": {"decay": 0.6}}, 3, False, lambda m, b: reference.ema(m, 0.6)),
+    "self_positioning": (
+        {"granularity": "tensor", "parameters": {"lambda": 0.7}},
+        3,
+        True,
+        lambda m, b: reference.self_positioning(m, b, WEIGHTS, lam=0.7),
+    ),
     "passthrough": (
         {"parameters": {"scale": 0.9}},
         1,
@@ -211,10 +217,23 @@ def test_layers_and_models_are_measured_as_one_vector(
     _check(read_folder(tmp_path / "out"), exact, zoo, [zoo.base, *zoo.members], zoo.dtype)
 
 
+def test_self_positioning_takes_the_whole_model_as_one_vector(zoo: Zoo, tmp_path: Path) -> None:
+    recipe = _recipe("self_positioning", zoo.paths, zoo.base_path)
+    del recipe["granularity"]
+    mergekit_embed.merge(recipe, tmp_path / "out", device="cpu")
+    merged = reference.self_positioning_grouped(
+        [list(member.values()) for member in zoo.members], list(zoo.base.values()), WEIGHTS, lam=0.7
+    )
+    exact = dict(zip(zoo.base, merged, strict=True))
+    _check(read_folder(tmp_path / "out"), exact, zoo, [zoo.base, *zoo.members], zoo.dtype)
+
+
 MIXTURES = [name for name in CASES if not name.startswith(("ties", "passthrough", "linear sums"))]
 
 
-@pytest.mark.parametrize("name", [n for n in MIXTURES if n != "task_arithmetic"])
+@pytest.mark.parametrize(
+    "name", [n for n in MIXTURES if n not in {"task_arithmetic", "self_positioning"}]
+)
 def test_merging_a_model_with_itself_gives_its_bytes(name: str, zoo: Zoo, tmp_path: Path) -> None:
     _, count, based, _ = CASES[name]
     member = zoo.paths[0]
@@ -237,7 +256,7 @@ def test_merging_a_base_with_itself_gives_its_bytes(name: str, zoo: Zoo, tmp_pat
     assert raw_bytes(tmp_path / "out") == raw_bytes(base)
 
 
-SYMMETRIC = [n for n in CASES if not n.startswith(("slerp", "ema", "passthrough"))]
+SYMMETRIC = [n for n in CASES if not n.startswith(("slerp", "ema", "passthrough", "self_"))]
 
 
 @pytest.mark.parametrize("name", SYMMETRIC)

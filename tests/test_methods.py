@@ -169,6 +169,14 @@ def test_directions_that_cancel_are_merged_linearly_with_a_warning() -> None:
     assert np.allclose(coefficients @ members, [-1.0, 0.0])
 
 
+@pytest.mark.parametrize("weight", [[0.3, 1.0, 1.9], [0.1, 0.2, 0.3]])
+def test_a_karcher_mean_of_opposite_vectors_is_not_one_of_rounding(weight: list[float]) -> None:
+    """A scalar has no way round: what is opposite pulls nowhere, and noise is no direction."""
+    for members in np.array([[[0.5], [-0.3], [0.2]], [[0.5], [0.3], [-0.2]]]):
+        found = merged("karcher", members, weight=np.array(weight))
+        assert np.allclose(found, reference.karcher(list(members), weight), rtol=1e-12)
+
+
 def test_opposite_vectors_are_interpolated_linearly() -> None:
     generator = np.random.default_rng(3)
     one = generator.standard_normal(1000)
@@ -183,6 +191,31 @@ def test_deltas_that_oppose_each_other_leave_the_base() -> None:
     with pytest.warns(MergeWarning, match="oppose"):
         coefficients = available()["model_stock"].function(gram_of(members))
     assert np.array_equal(coefficients, [0.0, 0.0])
+
+
+@given(members=vectors(1, 5), lam=st.floats(-2, 2))
+def test_self_positioning_in_gram_coordinates_is_that_of_vectors(
+    members: np.ndarray, lam: float
+) -> None:
+    lengths = np.linalg.norm(members, axis=1)
+    assume(lengths.min() > 1e-3)
+    units = members / lengths[:, None]
+    assume(np.min(units @ units.T) > -0.99)  # close to opposite, a rounding is an angle
+    weight, base = weights_for(len(members)), np.zeros(SIZE)
+    found = merged("self_positioning", members, base, lambda_=lam)
+    exact = reference.self_positioning(list(members), base, list(weight), lam)
+    assert close(found, exact, lengths.max())
+    scaled = merged("self_positioning", members, base, weight=4 * weight, lambda_=lam)
+    assert np.array_equal(scaled, found)
+
+
+def test_self_positioning_goes_on_where_members_cancelled() -> None:
+    generator = np.random.default_rng(5)
+    one, last = generator.standard_normal((2, 1000))
+    members = np.stack([one, -1.7 * one, last])
+    weight = np.array([1.7, 1.0, 1.35])  # the point 1 / 2.7 of the way, where the first two cancel
+    found = merged("self_positioning", members, np.zeros(1000), weight=weight)
+    assert np.allclose(found, np.sqrt(0.5) * last, atol=1e-12)
 
 
 def test_delta_guided_by_hand() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from conftest import Family
@@ -15,6 +16,7 @@ from mergekit_embed import PlanError, Recipe, RecipeError, load
 from mergekit_embed.dtypes import DType
 from mergekit_embed.engine.planner import Planner
 from mergekit_embed.engine.reader import Reader
+from mergekit_embed.recipe.reference import json_schema
 from mergekit_embed.recipe.schema import parse_size
 
 
@@ -338,6 +340,25 @@ def test_a_recipe_that_does_not_suit_its_method_is_refused(
     recipe: dict[str, Any], complaint: str
 ) -> None:
     assert problems_of(recipe) == [f"recipe: {complaint}"]
+
+
+def test_a_method_may_have_a_granularity_of_its_own() -> None:
+    positioned = {"merge_method": "self_positioning", "models": listed("a"), "base_model": "b"}
+    assert load(positioned).granularity == "model"
+    assert load({**positioned, "granularity": "layer"}).granularity == "layer"
+    assert load({"merge_method": "linear", "models": listed("a")}).granularity == "tensor"
+
+
+@pytest.mark.parametrize("weight", [0, -0.5, [1, 0]])
+def test_a_scalar_of_self_positioning_is_positive(weight: Any) -> None:
+    models = [{"model": "a", "parameters": {"weight": weight}}, {"model": "b"}]
+    recipe = {"merge_method": "self_positioning", "models": models, "base_model": "c"}
+    least = min(weight) if isinstance(weight, list) else weight
+    assert problems_of(recipe) == [
+        f"recipe: models[0].parameters.weight: must be above 0, not {least:g}"
+    ]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, json_schema())
 
 
 # --- values that differ from tensor to tensor ---------------------------------------------

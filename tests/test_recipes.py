@@ -34,7 +34,17 @@ EXPECTED: dict[str, Merged] = {
     "quickstart": lambda m, b: reference.multislerp(m, [1, 1, 1], base=b),
     "qwen3-embedding": lambda m, b: reference.slerp(b, m[-1], 0.5),
 }
-"""By the recipe's name. A new recipe needs a line here."""
+"""By the name of a recipe that merges tensor by tensor."""
+
+
+def _positioned(members: Sequence[Sequence[Any]], base: Sequence[Any]) -> list[Any]:
+    return reference.self_positioning_grouped(members, base, [1.3, 0.8, 0.6], lam=0.9)
+
+
+EXPECTED_WHOLE: dict[str, Callable[[Sequence[Sequence[Any]], Sequence[Any]], list[Any]]] = {
+    "self-positioning": _positioned,
+}
+"""By the name of a recipe that merges models as a whole: what becomes of all their tensors."""
 
 DECODERS = {"nemotron", "qwen3-embedding"}
 
@@ -50,7 +60,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 
 
 def test_every_recipe_has_its_expectation() -> None:
-    assert [recipe.stem for recipe in RECIPES] == sorted(EXPECTED)
+    assert [recipe.stem for recipe in RECIPES] == sorted(EXPECTED | EXPECTED_WHOLE)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
@@ -77,11 +87,17 @@ def test_a_recipe_that_we_ship_runs_as_printed(
     output = Path(loaded.output)
     models = [read_tensors(Path(name)) for name in members]
     base = read_tensors(Path(loaded.base)) if loaded.base else None
-    for name, (dtype, found) in read_tensors(output).items():
-        origin = base[name][1] if base else None
-        wanted = EXPECTED[recipe.stem]([model[name][1] for model in models], origin)
+    merged = read_tensors(output)
+    own = [[model[name][1] for name in merged] for model in models]
+    origin = [base[name][1] if base else None for name in merged]
+    if recipe.stem in EXPECTED_WHOLE:
+        wanted = EXPECTED_WHOLE[recipe.stem](own, origin)
+    else:
+        tensors = zip(zip(*own, strict=True), origin, strict=True)
+        wanted = [EXPECTED[recipe.stem](one, b) for one, b in tensors]
+    for (name, (dtype, found)), exact in zip(merged.items(), wanted, strict=True):
         assert dtype == "F32"
-        assert np.allclose(found, wanted, rtol=1e-6, atol=1e-9), name
+        assert np.allclose(found, exact, rtol=1e-6, atol=1e-9), name
     text = ["a quick brown fox"]
     vector = embed(output, text)
     assert np.isfinite(vector).all()

@@ -199,6 +199,28 @@ def test_delta_guided_over_a_group() -> None:
     same(second, 0.25 * 4 + 0.75 * 15)
 
 
+def test_self_positioning_goes_from_arc_to_arc() -> None:
+    base = array(1, 1, 1)
+    members = [base + array(2, 0, 0), base + array(0, 2, 0), base + array(0, 0, 5)]
+    same(ref.self_positioning(members[:2], base, [3, 3]), 1 + 2 * ROOT, 1 + 2 * ROOT, 1)
+    # Five sixths of a right angle, then (3 against the mean of 1 and 5) half of one; half as long.
+    first, second = 2 * math.sin(math.radians(15)), 2 * math.sin(math.radians(75))
+    wanted = [1 + 0.5 * ROOT * part for part in (first, second, 5)]
+    same(ref.self_positioning(members, base, [1, 5, 3], lam=0.5), *wanted)
+    same(ref.self_positioning([base, members[0]], base, [1, 1]), 1 + 2 * ROOT, 1, 1)
+    opposite = [base + array(2, 0, 0), base - array(4, 0, 0)]
+    same(ref.self_positioning(opposite, base, [1, 3]), 1 + 0.25 * 2 - 0.75 * 4, 1, 1)
+    same(ref.self_positioning(members[:1], base, [7]), 3, 1, 1)
+
+
+def test_self_positioning_of_a_whole_model() -> None:
+    base = [array([0, 0], [0, 0]), array(0)]
+    members = [[array([0, 2], [0, 0]), array(0)], [np.zeros((2, 2)), array(2)]]
+    first, second = ref.self_positioning_grouped(members, base, [1, 1])
+    same(first, [0, math.sqrt(2)], [0, 0])
+    same(second, math.sqrt(2))
+
+
 def test_ema_and_passthrough() -> None:
     members = [array(7), array(14), array(28)]
     same(ref.ema(members, 0.5), (7 * 0.25 + 14 * 0.5 + 28) / 1.75)

@@ -45,6 +45,7 @@ BUILT_IN = (
     "ram",
     "robust",
     "sce",
+    "self_positioning",
     "slerp",
     "ties",
 )

@@ -9,9 +9,6 @@ import numpy as np
 from .gram import Array, Coefficients, Gram, divide
 from .registry import GRANULARITIES, Groups, Param, PositiveWeights, mixture
 
-CANCELLED = 2.0**-44
-"""A squared length of a group's delta below this share of its members' is rounding."""
-
 
 @mixture(
     "delta_guided",
@@ -81,6 +78,4 @@ def _within(gram: Gram, weight: Array, gamma: float) -> tuple[Coefficients, Arra
     """
     lengths = gram.lengths()
     own = _shares(weight, np.where(weight > 0.0, lengths, 0.0), gamma)
-    squared = gram.inner(own, own)
-    cancelled = squared <= CANCELLED * (own * lengths).sum(axis=-1) ** 2
-    return own, np.where(cancelled, 0.0, np.sqrt(np.maximum(squared, 0.0)))
+    return own, gram.clear_length_of(own)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from ..kernels import NEARLY_ONE
 
+CANCELLED = 2.0**-44
+"""The squared length of a sum below this share of what its terms could reach is rounding."""
+
 Array = NDArray[np.float64]
 Coefficients = Array
 """Float64, shape (..., K): how much of each member is in the result."""
@@ -49,6 +52,12 @@ class Gram:
     def length_of(self, coefficients: Coefficients) -> Array:
         """Length of the vector `sum c_k x_k`, shape (...)."""
         return np.sqrt(np.maximum(self.inner(coefficients, coefficients), 0.0))
+
+    def clear_length_of(self, coefficients: Coefficients) -> Array:
+        """As `length_of`, but 0 where terms that cancel leave nothing but rounding."""
+        squared = self.inner(coefficients, coefficients)
+        reach = (np.abs(coefficients) * self.lengths()).sum(axis=-1)
+        return np.where(squared <= CANCELLED * reach**2, 0.0, np.sqrt(np.maximum(squared, 0.0)))
 
     def cosines(self) -> Array:
         """Pairwise cosines, shape (..., K, K); 0 where one of the two vectors is zero."""

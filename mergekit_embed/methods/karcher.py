@@ -8,6 +8,7 @@ import numpy as np
 
 from .gram import Array, Coefficients, Gram, divide, normalised
 from .registry import Param, PositiveWeights, mixture
+from .slerp import VANISHING_SINE
 
 
 @mixture("karcher", base="files")
@@ -20,7 +21,8 @@ def karcher(
     """Weighted Riemannian (Karcher) mean of the directions, times the weighted mean length.
 
     From the normalised weighted mean `m` of the unit vectors, steps along the weighted mean of
-    their logarithms at `m` until the step is shorter than `tol`. Zero vectors drop out.
+    their logarithms at `m` until the step is shorter than `tol`. Zero vectors drop out; a vector
+    opposite to `m` has no logarithm and pulls nowhere.
     Source: Karcher 1977; Pennec 2006, "Intrinsic statistics on Riemannian manifolds".
     """
     share = normalised(weight)
@@ -49,7 +51,9 @@ def _tangent_mean(gram: Gram, mean: Array, weight: Array, lengths: Array) -> Arr
     cosines = np.clip(divide(products, lengths), -1.0, 1.0)
     angles = np.arccos(cosines)
     sines = np.sin(angles)
-    stretch = weight * np.where(sines > 0.0, divide(angles, sines), 1.0)
+    # Where the sine vanishes, so does the logarithm, or it has no direction but rounding's.
+    vanishing = np.where(cosines > 0.0, 1.0, 0.0)
+    stretch = weight * np.where(sines < VANISHING_SINE, vanishing, divide(angles, sines))
     pull = (stretch * cosines).sum(axis=-1, keepdims=True)
     logarithm: Array = divide(stretch, lengths) - pull * mean
     return logarithm
@@ -57,7 +61,7 @@ def _tangent_mean(gram: Gram, mean: Array, weight: Array, lengths: Array) -> Arr
 
 def _unit(gram: Gram, coefficients: Array) -> Array:
     """The vector of length 1 in the same direction; the first non-zero member's when it is zero."""
-    lengths = gram.length_of(coefficients)[..., None]
+    lengths = gram.clear_length_of(coefficients)[..., None]
     first = np.arange(gram.count) == np.argmax(gram.lengths() > 0.0, axis=-1)[..., None]
     fallback = divide(first.astype(np.float64), gram.lengths())
     return np.where(lengths > 0.0, divide(coefficients, lengths), fallback)

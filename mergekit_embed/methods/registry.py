@@ -34,11 +34,15 @@ GRANULARITIES: tuple[Unit, ...] = ("element", "row", "tensor", "layer", "model")
 
 @dataclass(frozen=True)
 class Param:
-    """The part of a parameter that its type cannot say; used in `Annotated[float, Param(...)]`."""
+    """The part of a parameter that its type cannot say; used in `Annotated[float, Param(...)]`.
+
+    `minimum` and `maximum` are allowed themselves, `above` is not.
+    """
 
     help: str
     minimum: float | None = None
     maximum: float | None = None
+    above: float | None = None
     choices: tuple[Any, ...] | None = None
     name: str | None = None
     per_member: bool = False
@@ -56,6 +60,7 @@ class Parameter:
     help: str
     minimum: float | None
     maximum: float | None
+    above: float | None
     choices: tuple[Any, ...] | None
     per_member: bool
 
@@ -78,6 +83,8 @@ class Parameter:
             return f"must be at least {self.minimum:g}, not {value:g}"
         if self.maximum is not None and value > self.maximum:
             return f"must be at most {self.maximum:g}, not {value:g}"
+        if self.above is not None and value <= self.above:
+            return f"must be above {self.above:g}, not {value:g}"
         return None
 
     def convert(self, value: Any) -> Any:
@@ -102,9 +109,9 @@ class Method:
 
     `function` takes a `Gram` (mixtures only) and the parameters, and returns coefficients
     (mixtures) or a `Consensus`, `Centre` or `Near`; one with `counts` wants the number of members
-    as `members`, one that is `grouped` the group of each member as `groups`. `unit`, when there is
-    one, turns the parameters named in `unit_parameters` into what counts as one vector; None leaves
-    it to the recipe.
+    as `members`, one that is `grouped` the group of each member as `groups`. `granularity` is what
+    counts as one vector where the recipe does not say. `unit`, when there is one, turns the
+    parameters named in `unit_parameters` into what does; None leaves it to the recipe.
     """
 
     name: str
@@ -116,6 +123,7 @@ class Method:
     exactly: int | None = None
     at_least: int = 1
     units: tuple[Unit, ...] = GRANULARITIES
+    granularity: Unit = "tensor"
     unit: Callable[..., Unit | None] | None = None
     unit_parameters: frozenset[str] = field(default_factory=frozenset)
     geometry: bool = True
@@ -175,6 +183,7 @@ def parameters_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Para
             help=param.help,
             minimum=param.minimum,
             maximum=param.maximum,
+            above=param.above,
             choices=param.choices,
             per_member=param.per_member,
         )
@@ -189,6 +198,7 @@ def mixture(
     exactly: int | None = None,
     at_least: int = 1,
     units: tuple[Unit, ...] = GRANULARITIES[1:],
+    granularity: Unit = "tensor",
     unit: Callable[..., Unit | None] | None = None,
     geometry: bool = True,
     absolute: Callable[..., bool] | None = None,
@@ -196,9 +206,9 @@ def mixture(
     """Register a mixture: a function `(gram, **parameters) -> coefficients (..., K)`.
 
     The merged vector is `o + sum c_k (x_k - o)`, with the base as `o` where `base` makes it the
-    origin, else 0. `units` lists the granularities that make sense. Without `geometry` the function
-    looks at nothing of the Gram matrix but its size, and the pass that computes it is saved;
-    `absolute(**parameters)` says whether it wants L1 lengths too.
+    origin, else 0. `units` lists the granularities that make sense, `granularity` is the default
+    one. Without `geometry` the function looks at nothing of the Gram matrix but its size, and the
+    pass that computes it is saved; `absolute(**parameters)` says whether it wants L1 lengths too.
     """
 
     def register(function: Function) -> Function:
@@ -215,6 +225,7 @@ def mixture(
                 exactly=exactly,
                 at_least=at_least,
                 units=units,
+                granularity=granularity,
                 unit=unit,
                 unit_parameters=frozenset(chosen),
                 geometry=geometry,

@@ -14,8 +14,8 @@ NEARLY_PARALLEL = 0.9995
 """Above this cosine `slerp` is linear, as in mergekit."""
 
 VANISHING_SINE = 1e-7
-"""Below this sine `nuslerp` is linear: the vectors are parallel or opposite, as far as the cosine,
-itself good to some 1e-16, can tell."""
+"""Below this sine an arc is taken as its chord: the vectors are parallel or opposite, as far as the
+cosine, itself good to some 1e-16, can tell."""
 
 
 @mixture("slerp", base="first member", exactly=2)
@@ -32,7 +32,7 @@ def slerp(
     Source: Shoemake 1985.
     """
     cosine = gram.cosines()[..., 0, 1]
-    return _along_arc(t, np.arccos(cosine), np.abs(cosine) > NEARLY_PARALLEL)
+    return along_arc(t, np.arccos(cosine), np.abs(cosine) > NEARLY_PARALLEL)
 
 
 def _vectors(
@@ -53,10 +53,10 @@ def nuslerp(gram: Gram, weight: PositiveWeights) -> Coefficients:
     As `slerp`, but linear only when the sine of the angle vanishes.
     """
     angle = np.arccos(gram.cosines()[..., 0, 1])
-    return _along_arc(float(normalised(weight)[1]), angle, np.sin(angle) < VANISHING_SINE)
+    return along_arc(float(normalised(weight)[1]), angle, np.sin(angle) < VANISHING_SINE)
 
 
-def _along_arc(t: float, angle: Array, linear: NDArray[np.bool]) -> Coefficients:
+def along_arc(t: float, angle: Array, linear: NDArray[np.bool]) -> Coefficients:
     """Coefficients (..., 2) of the point at `t` of the arc; those of the chord where `linear`."""
     sine = np.sin(angle)
     first = np.where(linear, 1.0 - t, divide(np.sin((1.0 - t) * angle), sine))

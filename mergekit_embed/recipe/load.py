@@ -341,7 +341,7 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         base_layers=tuple(_range_of(entries[0]) for entries in based),
         base=base,
         parameters=given.get(("parameters",), {}),
-        granularity=parsed.granularity,
+        granularity=parsed.granularity or method.granularity,
         seed=parsed.seed,
         output=parsed.output,
         dtype=FLOAT_NAMES[stored] if stored else None,

@@ -77,7 +77,7 @@ def _method_schema(method: Method) -> dict[str, Any]:
             "parameters": common,
             "models": members,
             "slices": slices,
-            "granularity": {"enum": list(method.units)},
+            "granularity": {"enum": [*method.units, None]},
         }
     }
     required = (["base_model"] if method.base == "origin" else []) + (
@@ -113,6 +113,8 @@ def _scalar_schema(parameter: Parameter) -> dict[str, Any]:
         scalar["minimum"] = parameter.minimum
     if parameter.maximum is not None:
         scalar["maximum"] = parameter.maximum
+    if parameter.above is not None:
+        scalar["exclusiveMinimum"] = parameter.above
     return scalar
 
 
@@ -304,10 +306,11 @@ def _kind(schema: Mapping[str, Any]) -> str:
 def _method(name: str, method: Method) -> list[str]:
     count = "any number of models" if method.exactly is None else f"{method.exactly} model"
     count += "s" if method.exactly and method.exactly > 1 else ""
+    usual = "" if method.granularity == "tensor" else f"; {method.granularity} by default"
     lines = [
         f"### `{name}`\n",
         f"{method.summary} Merges {count}. `base_model`: {BASE_WORDS[method.base]}. "
-        f"`granularity`: {', '.join(method.units)}.\n",
+        f"`granularity`: {', '.join(method.units)}{usual}.\n",
     ]
     rows = [
         (
@@ -327,6 +330,8 @@ def _range(parameter: Parameter) -> str:
     if parameter.type is bool:
         return "true, false"
     low, high = parameter.minimum, parameter.maximum
+    if parameter.above is not None:
+        return f"above {parameter.above:g}" + ("" if high is None else f", {high:g} at most")
     if low is None and high is None:
         return "any"
     if high is None:

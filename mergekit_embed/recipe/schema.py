@@ -225,9 +225,10 @@ class RecipeFile(BaseModel):
         ge=0,
         description="what random methods draw from, with the tensor, the member and the element",
     )
-    granularity: Literal["tensor", "layer", "model", "row", "element"] = Field(
-        default="tensor",
-        description="what counts as one vector when lengths and angles are measured",
+    granularity: Literal["tensor", "layer", "model", "row", "element"] | None = Field(
+        default=None,
+        description="what counts as one vector when lengths and angles are measured; by default "
+        "`tensor`, unless the method's section names another",
     )
     tokenizer_source: Literal["base", "union"] | None = Field(
         default=None,

@@ -44,7 +44,7 @@ def unsuited(origin: Source, method: Method) -> list[Problem]:
     if method.base == "origin" and not base:
         message = f"{method.name} works on deltas and needs a base: the models' common start"
         problems.append(origin.problem(("base_model",), message))
-    granularity = data.get("granularity", "tensor")
+    granularity = data.get("granularity") or method.granularity
     if granularity in GRANULARITIES and granularity not in method.units:
         message = f"{method.name} knows {', '.join(method.units)}, not {granularity}"
         problems.append(origin.problem(("granularity",), message))
