@@ -46,16 +46,23 @@ The result loads with `peft.PeftModel.from_pretrained`, and as `BASE+DIR` in rec
     metavar="DIR",
     help="The folder to write. Default: `adapters/<name of MODEL>`.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace an adapter that is there already, whole.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.pass_context
 def extract_lora(
-    context: click.Context, model: str, base: str, rank: int, output: Path | None, as_json: bool
+    context: click.Context,
+    model: str,
+    base: str,
+    rank: int,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Extract, and say what was kept."""
     from ..engine.extract import extract_lora as extract
 
     try:
-        done = extract(model, base, output, rank=rank)
+        done = extract(model, base, output, rank=rank, overwrite=overwrite)
     except MergekitEmbedError as error:
         failure(error, as_json=as_json)
         context.exit(error.exit_code)
