@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
     from .engine import MergeResult, Plan, merge, plan
+    from .engine.adapter_plan import AdapterPlan, plan_adapter
+    from .engine.adapters import AdapterResult, merge_adapters
     from .engine.extract import Extracted, extract_lora
     from .errors import (
         CheckpointError,
@@ -33,6 +35,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Checkpoint": "checkpoint",
     "open_checkpoint": "checkpoint",
+    "AdapterPlan": "engine.adapter_plan",
+    "AdapterResult": "engine.adapters",
+    "merge_adapters": "engine.adapters",
+    "plan_adapter": "engine.adapter_plan",
     "Extracted": "engine.extract",
     "extract_lora": "engine.extract",
     "MergeResult": "engine",
@@ -53,6 +59,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterPlan",
+    "AdapterResult",
     "Checkpoint",
     "CheckpointError",
     "Extracted",
@@ -70,8 +78,10 @@ __all__ = [
     "extract_lora",
     "load",
     "merge",
+    "merge_adapters",
     "open_checkpoint",
     "plan",
+    "plan_adapter",
 ]
 
 

@@ -10,10 +10,12 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
+from . import adapter
 from .console import duration_of, failure, run, shown_progress, size_of
 
 if TYPE_CHECKING:
     from ..engine import MergeResult, Plan
+    from ..engine.adapter_plan import AdapterPlan
 
 HELP = """Merge text-embedding models as a RECIPE says, and write a model folder.
 
@@ -48,7 +50,11 @@ anything else, and the destination is as it was before. All keys of a recipe: do
     help="The folder to write. Default: the recipe's `output`, else `merged/<recipe name>`. With "
     "several recipes, each gets a folder of its name in DIR.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a model that is there already, whole.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a model (or adapter) that is there already, whole.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -82,9 +88,13 @@ def merge(
     try:
         targets = _targets(recipes, output)
         jobs = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
+        from ..engine import Plan
+
         for recipe, planned in jobs:
             running = str(recipe)
-            if dry_run:
+            if not isinstance(planned, Plan):
+                adapter.run_one(recipe, planned, dry_run=dry_run, as_json=as_json, quiet=quiet)
+            elif dry_run:
                 _show_plan(recipe, planned, as_json=as_json)
                 planned.check_disk()
             else:
@@ -112,18 +122,20 @@ def _planned(
     overwrite: bool,
     as_json: bool,
     context: click.Context,
-) -> list[tuple[Path, Plan]]:
+) -> list[tuple[Path, Plan | AdapterPlan]]:
     """A plan for every recipe, or every recipe's errors."""
     from ..recipe import load
 
-    planned: list[tuple[Path, Plan]] = []
+    planned: list[tuple[Path, Plan | AdapterPlan]] = []
     failed: list[MergekitEmbedError] = []
     for recipe, target in zip(recipes, targets, strict=True):
         try:
             loaded = load(recipe)
             from ..engine import plan
+            from ..engine.adapter_plan import plan_adapter
 
-            planned.append((recipe, plan(loaded, target, overwrite=overwrite)))
+            planner = plan_adapter if loaded.adapter_output else plan
+            planned.append((recipe, planner(loaded, target, overwrite=overwrite)))
             _refuse_shared_output(planned)
         except MergekitEmbedError as error:
             failure(error, as_json=as_json, recipe=str(recipe))
@@ -133,7 +145,7 @@ def _planned(
     return planned
 
 
-def _refuse_shared_output(planned: list[tuple[Path, Plan]]) -> None:
+def _refuse_shared_output(planned: list[tuple[Path, Plan | AdapterPlan]]) -> None:
     *others, (_, last) = planned
     for recipe, other in others:
         if other.output.resolve() == last.output.resolve():

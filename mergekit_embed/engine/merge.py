@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..recipe import Recipe, load
 from .destination import Destination, check_destination
 from .plan import Plan
@@ -57,8 +58,11 @@ def plan(recipe: RecipeLike, output: str | Path | None = None, *, overwrite: boo
         RecipeError, PlanError: with everything that is wrong with the recipe and its models.
         CheckpointError: when a model's files are broken.
         OutputExistsError: when the output is taken.
+        UsageError: for a recipe with `adapter_output`, which `plan_adapter` plans.
     """
     loaded = load(recipe)
+    if loaded.adapter_output is not None:
+        raise UsageError(f"{loaded.name} makes an adapter; plan it with `plan_adapter`")
     target = Path(output or loaded.output or Path("merged") / loaded.name).expanduser()
     made = replace(make_plan(loaded, target), overwrite=overwrite)
     check_destination(made)
@@ -73,7 +77,7 @@ def merge(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge models as a recipe says, and write the result as a model folder.
+    """Merge models as a recipe says, and write the result as a model folder, or as an adapter's.
 
     Args:
         recipe: a YAML file, a mapping with the same keys, or a loaded `Recipe`.
@@ -87,8 +91,15 @@ def merge(
             then as it was before.
     """
     started = time.perf_counter()
+    loaded = load(recipe)
+    if loaded.adapter_output is not None:
+        from .adapter_plan import plan_adapter
+        from .adapters import merge_adapters
+
+        made = plan_adapter(loaded, output, overwrite=overwrite)
+        return merge_adapters(made, progress=progress, started=started)
     return execute(
-        plan(recipe, output, overwrite=overwrite),
+        plan(loaded, output, overwrite=overwrite),
         device=device,
         progress=progress,
         started=started,

@@ -147,10 +147,7 @@ class Plan:
     @property
     def disk_free(self) -> int:
         """Free bytes where the output goes."""
-        folder = self.output.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return free_space(self.output)
 
     @property
     def peak_memory(self) -> int:
@@ -169,8 +166,26 @@ class Plan:
         Raises:
             OutputError: when the output needs more than is free.
         """
-        if self.bytes_out > self.disk_free:
-            raise OutputError(
-                f"{self.output}: needs {self.bytes_out / 1e6:,.2f} MB on a disk with "
-                f"{self.disk_free / 1e6:,.2f} MB free; free some, or write elsewhere with -o"
-            )
+        check_space(self.output, self.bytes_out)
+
+
+def free_space(output: Path) -> int:
+    """Free bytes where an output goes."""
+    folder = output.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_space(output: Path, needed: int) -> None:
+    """Refuse an output that the disk cannot hold.
+
+    Raises:
+        OutputError: when it needs more than is free.
+    """
+    free = free_space(output)
+    if needed > free:
+        raise OutputError(
+            f"{output}: needs {needed / 1e6:,.2f} MB on a disk with {free / 1e6:,.2f} MB free; "
+            "free some, or write elsewhere with -o"
+        )

@@ -45,6 +45,13 @@ class ExtendPositions:
     positions: int
 
 
+@dataclass(frozen=True)
+class AdapterOutput:
+    """The result is a LoRA adapter: of this rank at most, or (None) of all factors together."""
+
+    rank: int | None
+
+
 Edit = TempScale | ExtendPositions
 """What is done to merged weights before they are rounded and stored."""
 
@@ -60,7 +67,7 @@ class Recipe:
     base's own layers for each in `base_layers`. A slice leaves out a base that was listed but is
     only the origin of deltas, and begins with the base for methods that start from it. `edits` are
     those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
-    members that the recipe accepts.
+    members that the recipe accepts. `adapter_output` is None where the result is a model.
     """
 
     name: str
@@ -80,6 +87,7 @@ class Recipe:
     copy_missing_tensors: bool
     allow_non_finite: bool
     max_shard_size: int
+    adapter_output: AdapterOutput | None = None
 
     @property
     def folder(self) -> Path:
