@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
     from .engine import MergeResult, Plan, merge, merge_many, plan, plan_many
+    from .engine.adapter_plan import AdapterPlan, plan_adapter
+    from .engine.adapters import AdapterResult, merge_adapters
     from .engine.extract import Extracted, extract_lora
     from .errors import (
         CheckpointError,
@@ -33,6 +35,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Checkpoint": "checkpoint",
     "open_checkpoint": "checkpoint",
+    "AdapterPlan": "engine.adapter_plan",
+    "AdapterResult": "engine.adapters",
+    "merge_adapters": "engine.adapters",
+    "plan_adapter": "engine.adapter_plan",
     "Extracted": "engine.extract",
     "extract_lora": "engine.extract",
     "MergeResult": "engine",
@@ -56,6 +62,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdapterPlan",
+    "AdapterResult",
     "Checkpoint",
     "CheckpointError",
     "Extracted",
@@ -74,9 +82,11 @@ __all__ = [
     "load",
     "load_all",
     "merge",
+    "merge_adapters",
     "merge_many",
     "open_checkpoint",
     "plan",
+    "plan_adapter",
     "plan_many",
 ]
 

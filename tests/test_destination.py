@@ -34,7 +34,7 @@ from safetensors import safe_open
 from tiny_models import read_tensors, to_pickle
 
 import mergekit_embed
-from mergekit_embed.engine import destination
+from mergekit_embed.engine import destination, staging
 from mergekit_embed.engine.destination import Destination
 
 OUT = Path("out")
@@ -71,7 +71,7 @@ class Failing:
         self.calls, self.at, self._error = 0, 0, error
         calls = {name: self._counted(getattr(os, name)) for name in ("open", "fsync", "pwrite")}
         calls["posix_fallocate"] = self._counted(os.posix_fallocate)
-        monkeypatch.setattr(destination, "os", Intercepted(os, **calls))
+        monkeypatch.setattr(staging, "os", Intercepted(os, **calls))
         copyfile = self._counted(shutil.copyfile)
         monkeypatch.setattr(destination, "shutil", Intercepted(shutil, copyfile=copyfile))
         for name in ("mkdir", "rename"):
@@ -122,7 +122,7 @@ def test_folders_made_for_the_result_go_with_it(monkeypatch: pytest.MonkeyPatch)
     def fail(*arguments: Any) -> int:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(destination, "os", Intercepted(os, pwrite=fail))
+    monkeypatch.setattr(staging, "os", Intercepted(os, pwrite=fail))
     with pytest.raises(RuntimeError, match="in the middle"):
         boom_merge("recipe.yaml", "-o", "models/new/folder/out")
     assert files(Path("models")) == {}
@@ -139,7 +139,7 @@ def test_a_full_disk_is_said_to_be_full(
         raise OSError(code, os.strerror(code))
 
     recipe()
-    monkeypatch.setattr(destination, "os", Intercepted(os, **{function: full}))
+    monkeypatch.setattr(staging, "os", Intercepted(os, **{function: full}))
     ran = boom_merge("recipe.yaml", "-o", OUT)
     assert ran.code == 1
     assert ran.err == "error: out: the disk is full; free some space, or write elsewhere\n"
@@ -158,8 +158,8 @@ def test_a_file_system_that_can_do_little_will_do(
     def unsupported(*arguments: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(destination, "os", Intercepted(os, posix_fallocate=unsupported))
-    monkeypatch.setattr(destination, "fcntl", Intercepted(fcntl, flock=unsupported))
+    monkeypatch.setattr(staging, "os", Intercepted(os, posix_fallocate=unsupported))
+    monkeypatch.setattr(staging, "fcntl", Intercepted(fcntl, flock=unsupported))
     assert merged() == expected
 
 
@@ -193,7 +193,7 @@ def test_what_appears_during_a_merge_is_not_replaced(monkeypatch: pytest.MonkeyP
         return os.pwrite(descriptor, *arguments)
 
     recipe()
-    monkeypatch.setattr(destination, "os", Intercepted(os, pwrite=write))
+    monkeypatch.setattr(staging, "os", Intercepted(os, pwrite=write))
     ran = boom_merge("recipe.yaml", "-o", OUT, "--overwrite")
     assert ran.code == 2
     assert ran.err.startswith("error: out: holds files that are not a model")
@@ -209,7 +209,7 @@ def test_a_model_that_appears_during_a_merge_is_not_replaced_unasked(
         return os.pwrite(descriptor, *arguments)
 
     recipe()
-    monkeypatch.setattr(destination, "os", Intercepted(os, pwrite=write))
+    monkeypatch.setattr(staging, "os", Intercepted(os, pwrite=write))
     ran = boom_merge("recipe.yaml", "-o", OUT)
     assert ran.code == 2
     assert ran.err.startswith("error: out: holds a model already; pass --overwrite")
@@ -239,7 +239,7 @@ def test_of_many_merges_to_one_place_each_is_whole_or_refused() -> None:
     assert "done" in said
     assert said <= {
         "done",
-        "out: another merge is writing to it; wait for its end, or choose another folder with -o",
+        "out: another run is writing to it; wait for its end, or choose another folder with -o",
     }
     assert Path("out/who.txt").read_text() in plans
     assert files(OUT).keys() == {"who.txt", *files(Path("m1")).keys() - {"README.md"}}
@@ -301,7 +301,7 @@ def test_a_second_merge_to_the_same_place_is_refused_while_the_first_runs() -> N
         _, err = process.communicate(timeout=60)
     assert ran.code == 1
     assert ran.err == (
-        "error: out: another merge is writing to it; wait for its end, or choose another folder "
+        "error: out: another run is writing to it; wait for its end, or choose another folder "
         "with -o\n"
     )
     assert process.returncode == 0
@@ -341,7 +341,7 @@ def test_every_file_is_on_the_disk_before_it_takes_its_place(
         return original(self, target)
 
     original = Path.rename
-    monkeypatch.setattr(destination, "os", Intercepted(os, fsync=sync))
+    monkeypatch.setattr(staging, "os", Intercepted(os, fsync=sync))
     monkeypatch.setattr(Path, "rename", rename)
     recipe(max_shard_size="40kB", out_dtype="float16")
     result = merged()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,7 @@ import numpy as np
 import peft
 import pytest
 from click.testing import CliRunner
-from helpers import WEIGHTS, changed_tensors, files, listed
+from helpers import WEIGHTS, changed_tensors, files, listed, siblings
 from safetensors.numpy import load_file
 from tiny_models import build_minilm, build_modernbert, build_qwen3, build_t5_encoder, perturb
 from transformers import AutoModel, GPT2Config, GPT2Model
@@ -20,6 +25,9 @@ from transformers import AutoModel, GPT2Config, GPT2Model
 import mergekit_embed
 from mergekit_embed import OutputExistsError, PlanError, extract_lora
 from mergekit_embed.cli.boom import boom
+from mergekit_embed.engine import low_rank
+from mergekit_embed.engine.low_rank import Factors, truncated, truncated_tall
+from mergekit_embed.engine.staging import Staging
 
 Builder = Callable[..., Path]
 
@@ -146,6 +154,146 @@ def test_an_embedding_that_is_called_a_bias_is_one(tmp_path: Path) -> None:
         np.testing.assert_allclose(got[name], array, rtol=2e-7, atol=1e-8, err_msg=name)
 
 
+# --- tables that are much longer than wide ------------------------------------------------
+
+
+def spectrum(rows: int, columns: int, singular: np.ndarray) -> np.ndarray:
+    """A matrix with these singular values."""
+    generator = np.random.default_rng(0)
+    count = len(singular)
+    left, right = (np.linalg.qr(generator.standard_normal((n, count)))[0] for n in (rows, columns))
+    return (left * singular) @ right.T
+
+
+def assert_same_factors(got: Factors, want: Factors, largest: float) -> None:
+    """Up to the sign of each pair of vectors, to the rounding of float64 on the largest value."""
+    assert got.rank == want.rank
+    assert got.energy == pytest.approx(want.energy, rel=1e-13)
+    assert got.kept == pytest.approx(want.kept, rel=1e-13)
+    product, wanted = got.left @ got.right, want.left @ want.right
+    np.testing.assert_allclose(product, wanted, rtol=0, atol=1e-13 * largest)
+    sign = np.sign(np.sum(got.right * want.right, axis=1))
+    np.testing.assert_allclose(got.right, want.right * sign[:, None], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(got.left, want.left * sign, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("block", [7, 40, 1000])
+@pytest.mark.parametrize(
+    "singular",
+    [np.linspace(1.0, 2.0, 24), 10.0 ** -np.arange(0.0, 10.0), np.array([3.0, 2.0, 1.0])],
+    ids=["flat", "steep", "of low rank"],
+)
+def test_block_by_block_the_factors_are_those_of_the_whole(
+    singular: np.ndarray, block: int
+) -> None:
+    matrix = spectrum(500, 24, singular)
+
+    def blocks() -> list[np.ndarray]:
+        return [matrix[top : top + block] for top in range(0, 500, block)]
+
+    for rank in {1, 3, len(singular)}:
+        got = truncated_tall(blocks, 500, rank)
+        assert_same_factors(got, truncated(matrix, rank), singular[0])
+    whole = truncated_tall(blocks, 500, 24)
+    np.testing.assert_allclose(whole.left @ whole.right, matrix, rtol=0, atol=1e-13)
+    assert np.isfinite(whole.left).all() and np.abs(whole.left).max() < 10
+
+
+@pytest.mark.parametrize("build", [build_minilm, build_gpt2], ids=lambda b: b.__name__)
+def test_an_adapter_is_the_same_however_its_matrices_are_cut(
+    build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned, base = pair(build, tmp_path)
+    whole = folded(base, extract_lora(tuned, base, tmp_path / "a", rank=4).path, tmp_path / "x")
+    monkeypatch.setattr(low_rank, "TALL", 1)
+    monkeypatch.setattr(low_rank, "BLOCK_ELEMENTS", 64)
+    cut = folded(base, extract_lora(tuned, base, tmp_path / "b", rank=4).path, tmp_path / "y")
+    assert whole.keys() == cut.keys()
+    for name, array in whole.items():
+        np.testing.assert_allclose(cut[name], array, rtol=2e-7, atol=1e-8, err_msg=name)
+
+
+ROWS, COLUMNS = 300_000, 256
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(ROWS, COLUMNS), (COLUMNS, ROWS)], ids=["tall", "wide"])
+def test_a_table_of_300_mb_is_factored_in_less_memory_than_it_takes(
+    shape: tuple[int, int], tmp_path: Path
+) -> None:
+    size = 4 * ROWS * COLUMNS
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
+    header = json.dumps({"embeddings.word_embeddings.weight": entry}).encode()
+    generator = np.random.default_rng(0)
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "bert"}')
+        with (tmp_path / name / WEIGHTS).open("wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header)
+            for _ in range(100 if name == "tuned" else 0):
+                file.write(generator.standard_normal(size // 400, dtype=np.float32).tobytes())
+            file.truncate(8 + len(header) + size)  # the base is zero, a hole in the file
+    command = (
+        "import sys; from mergekit_embed import extract_lora; "
+        "from mergekit_embed.engine.merge import peak_memory; "
+        "done = extract_lora('tuned', 'base', 'lora', rank=4); print(done.kept, peak_memory())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    kept, peak = map(float, ran.stdout.split())
+    assert 4 / COLUMNS < kept < 5 / COLUMNS, "of noise, every direction has about the same share"
+    assert peak < 280 * 10**6, "in float64, the table alone takes 614 MB"
+
+
+# --- where it is written ------------------------------------------------------------------
+
+
+def test_overwrite_replaces_an_adapter_and_nothing_else(tmp_path: Path) -> None:
+    tuned, base = pair(build_minilm, tmp_path)
+    target = tmp_path / "lora"
+    extract_lora(tuned, base, target, rank=2)
+    old = files(target)
+    with pytest.raises(OutputExistsError, match="holds an adapter already; pass --overwrite"):
+        extract_lora(tuned, base, target, rank=3)
+    assert files(target) == old
+    assert extract_lora(tuned, base, target, rank=3, overwrite=True).rank == 3
+    assert files(target).keys() == old.keys() and files(target) != old
+    model = shutil.copytree(base, tmp_path / "model")
+    before = files(model)
+    with pytest.raises(OutputExistsError, match="holds files that are not an adapter"):
+        extract_lora(tuned, base, model, overwrite=True)
+    assert files(model) == before
+
+
+def test_two_extractions_to_one_place_do_not_mix(tmp_path: Path) -> None:
+    tuned, base = pair(build_minilm, tmp_path)
+    with (
+        Staging(tmp_path / "lora", lambda: None),
+        pytest.raises(mergekit_embed.OutputError, match="another run is writing to it"),
+    ):
+        extract_lora(tuned, base, tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+    assert siblings(tmp_path / "lora") == []
+
+
+def test_an_extraction_that_fails_leaves_the_old_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned, base = pair(build_minilm, tmp_path)
+    extract_lora(tuned, base, tmp_path / "lora", rank=2)
+    old = files(tmp_path / "lora")
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    with pytest.raises(mergekit_embed.OutputError, match="the disk is full"):
+        extract_lora(tuned, base, tmp_path / "lora", rank=3, overwrite=True)
+    assert files(tmp_path / "lora") == old
+    assert siblings(tmp_path / "lora") == []
+
+
 # --- what is refused ----------------------------------------------------------------------
 
 
@@ -172,7 +320,7 @@ def test_models_of_other_shapes_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_replaced(tmp_path: Path) -> None:
     tuned, base = pair(build_minilm, tmp_path)
-    refused(OutputExistsError, "is there already; choose another", tuned, base, base)
+    refused(OutputExistsError, "base: holds .*base, which it is made from", tuned, base, base)
 
 
 def test_a_tensor_that_is_not_finite_is_told(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import CheckpointError
 from .adapter_config import CONFIG, AdapterConfig, read_adapter_config
 from .folded import FoldedTensor, LowRank
-from .folder import Checkpoint
+from .folder import Checkpoint, Component
 from .names import Matcher, bare
 from .pickle_file import read_pickle
 from .safetensors_file import read_header
@@ -41,8 +42,48 @@ Place = tuple[str, str]
 """A tensor of the model: the role of its component, and its name there."""
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter does to its model.
+
+    Attributes:
+        updates: what is added to a tensor.
+        whole: what stands in place of a tensor, under the name it has in the adapter's file.
+    """
+
+    root: Path
+    config: AdapterConfig
+    updates: Mapping[Place, LowRank]
+    whole: Mapping[Place, StoredTensor]
+
+
 def fold(model: Checkpoint, root: Path) -> Checkpoint:
     """The model with the adapter in folder `root` folded into it.
+
+    Raises:
+        CheckpointError: see `read_adapter`.
+    """
+    adapter = read_adapter(model, root)
+    components = {
+        role: replace(component, tensors=dict(_folded(component, role, adapter)))
+        for role, component in model.components.items()
+    }
+    return replace(model, components=components, adapter=root)
+
+
+def _folded(component: Component, role: str, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in component.tensors.items():
+        whole, update = adapter.whole.get((role, name)), adapter.updates.get((role, name))
+        if whole is None and update is None:
+            yield name, tensor
+        elif whole is not None and update is None and whole.dtype is tensor.dtype:
+            yield name, replace(whole, name=name)
+        else:
+            yield name, FoldedTensor(name, tensor.dtype, whole or tensor, update)
+
+
+def read_adapter(model: Checkpoint, root: Path) -> Adapter:
+    """Hold the adapter in folder `root` against the model that it was trained on.
 
     Raises:
         CheckpointError: when the folder holds no adapter, it is of a kind that is no such sum, or
@@ -50,11 +91,27 @@ def fold(model: Checkpoint, root: Path) -> Checkpoint:
     """
     try:
         config = read_adapter_config(root)
-        return _Folding(model, root, config).folded(_read_tensors(root))
+        return _Folding(model, root, config).adapter(_read_tensors(root))
     except OSError as error:
         raise CheckpointError(
             error.filename or root, f"cannot be read: {error.strerror or error}"
         ) from error
+
+
+class Spelled(NamedTuple):
+    """What a tensor of an adapter is about: the model's tensor, and whether that is looked up."""
+
+    name: str
+    embedding: bool
+
+
+def spelled(tensor: StoredTensor) -> Spelled:
+    """The name of the model's tensor, as the adapter has it, for one of the adapter's."""
+    name = tensor.name.removeprefix(PREFIX)
+    found = FACTOR.fullmatch(name)
+    if found:
+        return Spelled(f"{found['module']}.weight", found["embedding"] is not None)
+    return Spelled(WRAPPED.sub("", name), False)
 
 
 def _read_tensors(root: Path) -> Mapping[str, StoredTensor]:
@@ -83,8 +140,8 @@ class _Folding:
         self.whole: dict[Place, StoredTensor] = {}
         self.updates: dict[Place, LowRank] = {}
 
-    def folded(self, tensors: Mapping[str, StoredTensor]) -> Checkpoint:
-        """The model, changed as the adapter's tensors say."""
+    def adapter(self, tensors: Mapping[str, StoredTensor]) -> Adapter:
+        """What the adapter's tensors do to the model."""
         pairs: dict[str, _Pair] = {}
         for name, tensor in tensors.items():
             self._sort_in(name.removeprefix(PREFIX), tensor, pairs)
@@ -100,21 +157,7 @@ class _Folding:
                 f"does not fit {self.model.root}: {listed}. Name it behind the "
                 "model that it was trained on",
             )
-        components = {
-            role: replace(component, tensors=dict(self._tensors(role)))
-            for role, component in self.model.components.items()
-        }
-        return replace(self.model, components=components, adapter=self.root)
-
-    def _tensors(self, role: str) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self.model.components[role].tensors.items():
-            whole, update = self.whole.get((role, name)), self.updates.get((role, name))
-            if whole is None and update is None:
-                yield name, tensor
-            elif whole is not None and update is None and whole.dtype is tensor.dtype:
-                yield name, replace(whole, name=name)
-            else:
-                yield name, FoldedTensor(name, tensor.dtype, whole or tensor, update)
+        return Adapter(self.root, self.config, self.updates, self.whole)
 
     def _sort_in(self, name: str, tensor: StoredTensor, pairs: dict[str, _Pair]) -> None:
         """A factor waits for its other half; everything else replaces a tensor of the model."""

@@ -43,6 +43,7 @@ class AdapterConfig:
     alphas: Mapping[re.Pattern[str], float]
     rank_stabilised: bool
     fan_in_fan_out: bool
+    task: str | None
 
     def rank_of(self, module: str) -> int:
         """The rank of a module, by its name in the model that PEFT wrapped."""
@@ -78,6 +79,7 @@ def read_adapter_config(root: Path) -> AdapterConfig:
                 "with PEFT's `merge_and_unload`, and name the folder that this gives",
             )
     _refuse_changed_start(path, content.get("init_lora_weights"))
+    task = content.get("task_type")
     return AdapterConfig(
         r=_rank(path, "r", content.get("r", 8)),
         alpha=_number(path, "lora_alpha", content.get("lora_alpha", 8)),
@@ -85,6 +87,7 @@ def read_adapter_config(root: Path) -> AdapterConfig:
         alphas=_patterns(path, "alpha_pattern", content, _number),
         rank_stabilised=_flag(path, "use_rslora", content),
         fan_in_fan_out=_flag(path, "fan_in_fan_out", content),
+        task=task if isinstance(task, str) else None,
     )
 
 

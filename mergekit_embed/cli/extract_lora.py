@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from ..errors import MergekitEmbedError
+from .adapter import show_parts
 from .console import duration_of, failure, size_of
 
 if TYPE_CHECKING:
@@ -46,16 +47,23 @@ The result loads with `peft.PeftModel.from_pretrained`, and as `BASE+DIR` in rec
     metavar="DIR",
     help="The folder to write. Default: `adapters/<name of MODEL>`.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace an adapter that is there already, whole.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.pass_context
 def extract_lora(
-    context: click.Context, model: str, base: str, rank: int, output: Path | None, as_json: bool
+    context: click.Context,
+    model: str,
+    base: str,
+    rank: int,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Extract, and say what was kept."""
     from ..engine.extract import extract_lora as extract
 
     try:
-        done = extract(model, base, output, rank=rank)
+        done = extract(model, base, output, rank=rank, overwrite=overwrite)
     except MergekitEmbedError as error:
         failure(error, as_json=as_json)
         context.exit(error.exit_code)
@@ -79,18 +87,9 @@ def _as_dict(done: Extracted) -> dict[str, object]:
 
 
 def _show(done: Extracted, base: str) -> None:
-    width = max(len("tensor"), *(len(part.name) for part in done.parts))
-    click.echo(click.style(f"{'tensor':<{width}}  {'as':<8}  rank     kept", bold=True))
-    for part in done.parts:
-        rank = str(part.rank or "")
-        click.echo(f"{part.name:<{width}}  {part.form:<8}  {rank:>4}  {_percent(part.kept)}")
-    click.echo(f"{'in all':<{width}}  {'':<8}  {'':>4}  {_percent(done.kept)}")
+    show_parts(done.parts, done.kept)
     for note in done.notes:
         click.echo(click.style("note: ", fg="yellow") + note, err=True)
     told = f"{size_of(done.bytes_written)}, {duration_of(done.seconds)}"
     click.echo(f"extracted {len(done.parts)} tensors into {done.path}   {told}")
     click.echo(f"model: {json.dumps(f'{base}+{done.path}', ensure_ascii=False)}")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:>5.1f} %"

@@ -10,10 +10,12 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
+from . import adapter
 from .console import duration_of, failure, run, shown_progress, size_of
 
 if TYPE_CHECKING:
     from ..engine import MergeResult, Plan, Planner
+    from ..engine.adapter_plan import AdapterPlan
 
 HELP = """Merge text-embedding models as a RECIPE says, and write a model folder.
 
@@ -48,7 +50,11 @@ anything else, and the destination is as it was before. All keys of a recipe: do
     help="The folder to write. Default: the recipe's `output`, else `merged/<recipe name>`. With "
     "several recipes, each gets a folder of its name in DIR.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a model that is there already, whole.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a model (or adapter) that is there already, whole.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -108,11 +114,11 @@ def _planned(
     overwrite: bool,
     as_json: bool,
     context: click.Context,
-) -> list[Plan]:
+) -> list[Plan | AdapterPlan]:
     """The plans of every recipe, or every recipe's errors."""
     from ..recipe import load_all
 
-    found: list[Plan] = []
+    found: list[Plan | AdapterPlan] = []
     failed: list[MergekitEmbedError] = []
     planner: Planner | None = None
     for recipe, target in zip(recipes, targets, strict=True):
@@ -132,7 +138,20 @@ def _planned(
     return found
 
 
-def _merge_all(planned: list[Plan], device: str, *, as_json: bool, quiet: bool) -> None:
+def _merge_all(
+    planned: list[Plan | AdapterPlan], device: str, *, as_json: bool, quiet: bool
+) -> None:
+    from ..engine import Plan
+
+    models = [one for one in planned if isinstance(one, Plan)]
+    if models:
+        _merge_models(models, device, as_json=as_json, quiet=quiet)
+    for one in planned:
+        if not isinstance(one, Plan):
+            adapter.run_one(one, dry_run=False, as_json=as_json, quiet=quiet)
+
+
+def _merge_models(planned: list[Plan], device: str, *, as_json: bool, quiet: bool) -> None:
     from ..engine import execute
 
     with shown_progress(quiet=quiet or as_json) as progress:
@@ -182,14 +201,17 @@ def _as_dict(result: MergeResult) -> dict[str, Any]:
     }
 
 
-def _show_plans(planned: list[Plan], *, as_json: bool) -> None:
-    from ..engine import check_disk
+def _show_plans(planned: list[Plan | AdapterPlan], *, as_json: bool) -> None:
+    from ..engine import Plan, check_disk
 
     for index, one in enumerate(planned):
         if index and not as_json:
             click.echo()
-        _show_plan(one, as_json=as_json)
-    check_disk(planned)
+        if isinstance(one, Plan):
+            _show_plan(one, as_json=as_json)
+        else:
+            adapter.run_one(one, dry_run=True, as_json=as_json, quiet=False)
+    check_disk([one for one in planned if isinstance(one, Plan)])
 
 
 def _show_plan(planned: Plan, *, as_json: bool) -> None:

@@ -1,29 +1,21 @@
-"""Where a merged model is written: beside the destination first, and in its place at the end.
+"""Where a merged model is written: its weights at planned offsets, then every other file.
 
-Everything goes into a hidden sibling folder, at planned offsets, is synced, and the folder is
-renamed. A destination therefore holds an old model, a new one, or nothing, and never a mixture.
-What is beside it belongs to the run that holds the lock: NAME.partial is what it writes, and
-NAME.replaced an older model that waits for the new one to be in its place.
+See staging.py for how a folder takes its place.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..checkpoint.shell import read_modules
 from ..checkpoint.weights import has_weights, read_object
-from ..errors import MergekitEmbedError, OutputError, OutputExistsError
+from ..errors import MergekitEmbedError
 from ..kernels import Raw
-from .plan import Job, Plan
+from .plan import Job, Plan, check_space, nearest_folder
+from .staging import Staging, check_place, sync, write_json
 
 OTHER_WEIGHTS = [
     ".bin",
@@ -64,43 +56,16 @@ NOT_SHELL = {
 """What tells of one member's making, or repeats its weights."""
 
 
-UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What file systems answer that cannot reserve space, or not lock."""
-
-
 def check_destination(plan: Plan) -> None:
     """Refuse a destination that is taken, or that is one of the models to be merged.
 
     Raises:
         OutputExistsError: saying what is there and what would replace it.
     """
-    output, resolved = plan.output, plan.output.resolve()
     folders = [(model.label, model.root) for model in plan.opened]
     folders += [(model.label, model.adapter) for model in plan.opened if model.adapter]
-    for label, folder in folders:
-        root = folder.resolve()
-        if root.is_relative_to(resolved) or resolved.is_relative_to(root):
-            relation = "holds" if root.is_relative_to(resolved) else "lies inside"
-            raise OutputExistsError(
-                f"{output}: {relation} {label}, one of the models to be merged; write the "
-                "result elsewhere with -o"
-            )
-    nearest = next(folder for folder in (resolved, *resolved.parents) if os.path.lexists(folder))
-    if not nearest.is_dir():
-        named = "is a file" if nearest == resolved else f"{nearest} is a file"
-        raise OutputExistsError(f"{output}: {named}; choose a folder with -o")
-    if nearest != resolved or not any(resolved.iterdir()):
-        return
-    if not _is_model(resolved):
-        raise OutputExistsError(
-            f"{output}: holds files that are not a model, which are never replaced; choose "
-            "another folder with -o"
-        )
-    if not plan.overwrite:
-        raise OutputExistsError(
-            f"{output}: holds a model already; pass --overwrite to replace it, or choose "
-            "another folder with -o"
-        )
+    role = "one of the models to be merged"
+    check_place(plan.output, folders, role, "a model", is_model, overwrite=plan.overwrite)
 
 
 def check_disk(plans: Sequence[Plan]) -> None:
@@ -111,18 +76,13 @@ def check_disk(plans: Sequence[Plan]) -> None:
     """
     disks: dict[int, list[Plan]] = {}
     for plan in plans:
-        disks.setdefault(plan.nearest_folder.stat().st_dev, []).append(plan)
+        disks.setdefault(nearest_folder(plan.output).stat().st_dev, []).append(plan)
     for together in disks.values():
-        first, needed = together[0], sum(plan.bytes_out for plan in together)
-        if needed > first.disk_free:
-            models = f" and {len(together) - 1} more" if len(together) > 1 else ""
-            raise OutputError(
-                f"{first.output}{models}: needs {needed / 1e6:,.2f} MB on a disk with "
-                f"{first.disk_free / 1e6:,.2f} MB free; free some, or write elsewhere with -o"
-            )
+        check_space(together[0].output, *(plan.bytes_out for plan in together))
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
+    """True for a folder that holds a model."""
     try:
         modules = read_modules(folder)
     except MergekitEmbedError:
@@ -130,42 +90,17 @@ def _is_model(folder: Path) -> bool:
     return bool(modules) or (has_weights(folder) and (folder / "config.json").is_file())
 
 
-class Destination:
+class Destination(Staging):
     """The files of a model being written. As a context manager it leaves no half model behind."""
 
     def __init__(self, plan: Plan):
+        super().__init__(plan.output, lambda: check_destination(plan))
         self.plan = plan
-        self._final = plan.output.resolve()
-        self._partial, self._aside, self._lock_file = (
-            self._final.with_name(f".{self._final.name}.{end}")
-            for end in ("partial", "replaced", "lock")
-        )
-        self._made = [parent for parent in self._final.parents if not parent.exists()]
-        self._descriptors: list[int] = []
-        self._lock: int | None = None
-        self.bytes_written = 0
 
-    def __enter__(self) -> Destination:
-        try:
-            self._claim()
-            check_destination(self.plan)
-            for file in self.plan.files:
-                self._create(self._partial / file.path, file.header, file.size)
-        except OSError as error:
-            self._discard()
-            raise _explained(self.plan.output, error) from error
-        except BaseException:
-            self._discard()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._discard()
+    def prepare(self) -> None:
+        """Create every weight file with its header."""
+        for file in self.plan.files:
+            self.create(file.path, file.header, file.size)
 
     def write(self, job: Job, start: int, raw: Raw) -> None:
         """Store a job's elements from `start` on, at their planned place. Safe from any thread.
@@ -173,14 +108,7 @@ class Destination:
         Raises:
             OutputError: when the disk is full or fails.
         """
-        view = memoryview(raw.data)
-        position = job.offset + start * job.dtype.itemsize
-        try:
-            while len(view):
-                wrote = os.pwrite(self._descriptors[job.file], view, position)
-                view, position = view[wrote:], position + wrote
-        except OSError as error:
-            raise _explained(self.plan.output, error) from error
+        self.put(job.file, job.offset + start * job.dtype.itemsize, raw)
 
     def commit(self) -> None:
         """Add every other file, sync all, and put the folder in its place.
@@ -188,143 +116,11 @@ class Destination:
         Raises:
             OutputError: when a file cannot be written or the folder not be renamed.
         """
-        try:
-            for descriptor in self._descriptors:
-                os.fsync(descriptor)
+        with self.explained():
             for index in self.plan.indexes:
-                _write_json(self._partial / index.path, index.content)
-            copy_shell(self.plan, self._partial)
-            self._sync_folders()
-            self.bytes_written = sum(
-                p.stat().st_size for p in self._partial.rglob("*") if p.is_file()
-            )
-            self._swap()
-        except OSError as error:
-            raise _explained(self.plan.output, error) from error
-
-    def _claim(self) -> None:
-        """Hold the lock, and clear what a killed run left; a live one is respected."""
-        try:
-            while self._lock is None:
-                self._final.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = _locked(self._lock_file)
-        except BlockingIOError:
-            raise OutputError(
-                f"{self.plan.output}: another merge is writing to it; wait for its end, or choose "
-                "another folder with -o"
-            ) from None
-        self._clear()
-        self._partial.mkdir()
-
-    def _clear(self) -> None:
-        """Nothing of ours beside the destination; an older model set aside goes back if need be."""
-        if self._aside.exists() and not self._final.exists():
-            self._aside.rename(self._final)
-        for left in (self._partial, self._aside):
-            if left.exists():
-                shutil.rmtree(left)
-
-    def _create(self, path: Path, header: bytes, size: int) -> None:
-        """A file of its final size, with its space reserved, so that a full disk shows at once."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self._descriptors.append(descriptor)
-        os.ftruncate(descriptor, size)
-        if hasattr(os, "posix_fallocate"):  # not on macOS
-            with _where_supported():
-                os.posix_fallocate(descriptor, 0, size)
-        os.pwrite(descriptor, header, 0)
-
-    def _sync_folders(self) -> None:
-        for folder in [self._partial, *(p for p in self._partial.rglob("*") if p.is_dir())]:
-            _sync_folder(folder)
-
-    def _swap(self) -> None:
-        """Rename into place. Where this ends early, `_clear` puts an older model back."""
-        check_destination(self.plan)
-        if self._final.exists():
-            self._final.rename(self._aside)
-        self._partial.rename(self._final)
-        _sync_folder(self._final.parent)
-
-    def _discard(self) -> None:
-        """Close everything, and remove what was not committed."""
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors.clear()
-        if self._lock is not None:
-            with suppress(OSError):
-                self._clear()
-            with suppress(OSError):
-                self._lock_file.unlink()
-            os.close(self._lock)
-            self._lock = None
-        for parent in self._made:
-            with suppress(OSError):
-                parent.rmdir()  # only of an empty folder, so not after a commit
-
-
-def _locked(path: Path) -> int | None:
-    """The file, opened and locked; None when the run that held it has just removed it.
-
-    Raises:
-        BlockingIOError: when another run holds it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        with _where_supported():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-@contextmanager
-def _where_supported() -> Iterator[None]:
-    """Go on without what the file system cannot do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-
-
-def _explained(output: Path, error: OSError) -> OutputError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return OutputError(f"{output}: the disk is full; free some space, or write elsewhere")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return OutputError(
-            f"{output}: cannot be written ({error.strerror}); choose another folder with -o"
-        )
-    at = f" ({error.filename})" if error.filename else ""
-    return OutputError(f"{output}: cannot be written: {error.strerror or error}{at}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(path: Path) -> None:
-    with suppress(OSError):  # some file systems cannot, and none loses a file for it
-        _sync(path)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+                write_json(self.folder / index.path, index.content)
+            copy_shell(self.plan, self.folder)
+        super().commit()
 
 
 def copy_shell(plan: Plan, target: Path) -> None:
@@ -335,10 +131,10 @@ def copy_shell(plan: Plan, target: Path) -> None:
         copied.parent.mkdir(parents=True, exist_ok=True)
         content = _edited(plan, source)
         if content is not None:
-            _write_json(copied, content)
+            write_json(copied, content)
             continue
         shutil.copyfile(source, copied)
-        _sync(copied)
+        sync(copied)
     for module in shell.modules:
         (target / module.path).mkdir(parents=True, exist_ok=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,6 @@ import numpy as np
 
 from ..checkpoint import (
     Checkpoint,
-    Component,
     Matcher,
     Tensor,
     bare,
@@ -21,9 +20,19 @@ from ..checkpoint import (
     open_reference,
 )
 from ..errors import NonFiniteError, PlanError, Problem, UsageError
-from .adapter_folder import Entry, check_free, entry, write_adapter
+from .adapter_folder import (
+    Entry,
+    check_adapter_place,
+    entry,
+    lora_config,
+    module_of,
+    savable,
+    write_adapter,
+)
 from .folding import Doubles, widened
+from .low_rank import BLOCK_ELEMENTS, Factors, is_tall, ranges, truncated, truncated_tall
 from .reader import Reader
+from .staging import Staging
 
 EMBEDDING = re.compile(
     r"(^|\.)(\w*_)?(embed|embeddings?|embed_tokens|embed_positions|shared|wte|wpe|"
@@ -75,20 +84,27 @@ class Extracted:
 
 
 def extract_lora(
-    model: str | Path, base: str | Path, output: str | Path | None = None, *, rank: int = 32
+    model: str | Path,
+    base: str | Path,
+    output: str | Path | None = None,
+    *,
+    rank: int = 32,
+    overwrite: bool = False,
 ) -> Extracted:
     """Write `model - base` as a PEFT adapter of the base's transformer.
 
     Matrices of linear layers and embeddings become the factors of their truncated singular value
     decomposition in float64, `B = U sqrt(S)` and `A = sqrt(S) V^T` (Eckart and Young: no other
     matrix of this rank is nearer). Biases and what else differs are stored whole. One tensor is in
-    memory at a time, besides the adapter.
+    memory at a time, besides the adapter, and of a table that is much longer than wide only a
+    block of rows and a square of its width.
 
     Args:
         model: the fine-tuned model: a folder, a Hub id, or either with an adapter.
         base: the model that it was made from, likewise.
         output: the folder to write; `adapters/<name of the model>` by default.
         rank: most singular values that are kept of a tensor.
+        overwrite: replace an adapter that is already there, whole and only at the very end.
 
     Raises:
         NotFoundError, CheckpointError: when a model is not there or broken.
@@ -102,15 +118,24 @@ def extract_lora(
     tuned, start = (open_reference(str(name), (Path(),)) for name in (model, base))
     name = Path(str(model)).name or tuned.root.resolve().name
     target = Path(output or Path("adapters") / name).expanduser()
-    check_free(target)
-    with Reader() as reader:
-        extraction = _Extraction(tuned, start, reader, rank)
-        extraction.run()
-    size = write_adapter(target, extraction.entries, extraction.config())
+    sources = [(one.label, root) for one in (tuned, start) for root in (one.root, one.adapter)]
+    read = [(label, root) for label, root in sources if root is not None]
+
+    def check() -> None:
+        check_adapter_place(target, read, "which it is made from", overwrite=overwrite)
+
+    check()
+    with Staging(target, check) as staging:
+        with Reader() as reader:
+            extraction = _Extraction(tuned, start, reader, rank)
+            extraction.run()
+        write_adapter(staging, extraction.entries, extraction.config())
+        staging.commit()
     order = {key: position for position, key in enumerate(extraction.order)}
     parts = tuple(sorted(extraction.parts, key=lambda part: order[part.name]))
+    notes = tuple(extraction.notes)
     seconds = time.perf_counter() - started
-    return Extracted(target, rank, parts, size, seconds, tuple(extraction.notes))
+    return Extracted(target, rank, parts, staging.bytes_written, seconds, notes)
 
 
 @dataclass(frozen=True)
@@ -124,7 +149,7 @@ class _Pair:
 
     @property
     def module(self) -> str:
-        return self.name.rpartition(".")[0]
+        return module_of(self.name)
 
     @property
     def leaf(self) -> str:
@@ -169,42 +194,30 @@ class _Extraction:
         self.order = [pair.key for pairs in paired.values() for pair in pairs]
         rest = []
         for pair in paired.pop(main):
-            delta = self._difference(pair)
-            if delta is not None and pair.is_matrix:
-                self._factor(pair, delta)
-            elif delta is not None:
-                rest.append((pair, float(np.sum(delta * delta))))
+            if pair.is_matrix:
+                self._factor(pair)
+            else:
+                rest.append((pair, self._energy(pair)))
         if not self.ranks:
             told = f"{self.tuned.label} and {self.start.label} have the same matrices"
             raise PlanError([Problem("", f"{told}; there is nothing to factor")])
-        self._store_rest(rest, main)
+        self._store_rest([(pair, energy) for pair, energy in rest if energy], main)
         for pair in (pair for pairs in paired.values() for pair in pairs):
-            delta = self._difference(pair)
-            if delta is not None:
-                self._leave(pair, float(np.sum(delta * delta)))
+            energy = self._energy(pair)
+            if energy:
+                self._leave(pair, energy)
         self._note_left()
 
     def config(self) -> dict[str, object]:
-        """adapter_config.json: alpha is the rank, so that the factor is 1."""
-        usual = max(self.ranks.values())
-        other = {f"^{module}": r for module, r in self.ranks.items() if r != usual}
-        return {
-            "peft_type": "LORA",
-            "task_type": "FEATURE_EXTRACTION",
-            "base_model_name_or_path": self.start.label,
-            "inference_mode": True,
-            "r": usual,
-            "lora_alpha": usual,
-            "lora_dropout": 0.0,
-            "use_rslora": False,
-            "fan_in_fan_out": self.transposed,
-            "init_lora_weights": True,
-            "bias": "all" if self.has_biases else "none",
-            "target_modules": list(self.ranks),
-            "modules_to_save": self.saved or None,
-            "rank_pattern": other,
-            "alpha_pattern": other,
-        }
+        """adapter_config.json."""
+        return lora_config(
+            self.start.label,
+            self.ranks,
+            self.saved,
+            biases=self.has_biases,
+            fan_in_fan_out=self.transposed,
+            task="FEATURE_EXTRACTION",
+        )
 
     def _pairs(self, role: str, problems: list[Problem]) -> Iterator[_Pair]:
         component = self.start.components[role]
@@ -237,9 +250,9 @@ class _Extraction:
             more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
             self.notes.append(f"{self.tuned.label} {verb} {', '.join(names[:3])}{more}; {then}")
 
-    def _difference(self, pair: _Pair) -> Doubles | None:
-        """`model - base` in float64; None where they are equal."""
-        mine, theirs = (self._values(tensor) for tensor in (pair.mine, pair.theirs))
+    def _difference(self, pair: _Pair, start: int, stop: int) -> Doubles:
+        """Elements of `model - base` in float64."""
+        mine, theirs = (self._values(tensor, start, stop) for tensor in (pair.mine, pair.theirs))
         delta = np.subtract(mine, theirs)
         if not np.isfinite(delta).all():
             labels = [self.tuned.label, self.start.label]
@@ -247,35 +260,65 @@ class _Extraction:
             raise NonFiniteError(
                 f"{label}: tensor {pair.key} holds not-a-number or infinity. Repair the model"
             )
-        return delta if delta.any() else None
+        return delta
 
-    def _values(self, tensor: Tensor) -> Doubles:
-        raw = self.reader.read(tensor, 0, tensor.count)
-        return widened(raw, tensor.read_as).reshape(tensor.shape)
+    def _values(self, tensor: Tensor, start: int, stop: int) -> Doubles:
+        return widened(self.reader.read(tensor, start, stop), tensor.read_as)
 
-    def _factor(self, pair: _Pair, delta: Doubles) -> None:
-        left, singular, right = np.linalg.svd(delta, full_matrices=False)
-        rank = min(self.rank, len(singular))
-        squares = singular * singular
-        energy = float(np.sum(squares))
-        root = np.sqrt(singular[:rank])
-        left, right = left[:, :rank] * root, root[:, None] * right[:rank]
+    def _energy(self, pair: _Pair) -> float:
+        """The squared norm of the difference, chunk by chunk."""
+        count, total = pair.mine.count, 0.0
+        for start in range(0, count, BLOCK_ELEMENTS):
+            delta = self._difference(pair, start, min(start + BLOCK_ELEMENTS, count))
+            total += float(np.sum(delta * delta))
+        return total
+
+    def _decomposed(self, pair: _Pair) -> Factors:
+        """The truncated singular value decomposition of the difference."""
+        rows, columns = pair.mine.shape
+        if is_tall(rows, columns):
+            return truncated_tall(lambda: self._rows(pair, rows, columns), rows, self.rank)
+        if is_tall(columns, rows):
+            turned = truncated_tall(lambda: self._columns(pair, rows, columns), columns, self.rank)
+            return turned.transposed
+        delta = self._difference(pair, 0, rows * columns)
+        return truncated(delta.reshape(rows, columns), self.rank)
+
+    def _rows(self, pair: _Pair, rows: int, columns: int) -> Iterable[Doubles]:
+        """The difference in blocks of rows."""
+        for top, bottom in ranges(rows, columns):
+            delta = self._difference(pair, top * columns, bottom * columns)
+            yield delta.reshape(bottom - top, columns)
+
+    def _columns(self, pair: _Pair, rows: int, columns: int) -> Iterable[Doubles]:
+        """The transposed difference in blocks of rows: columns of a matrix stored by rows."""
+        for left, right in ranges(columns, rows):
+            starts = range(left, rows * columns, columns)
+            yield np.stack([self._difference(pair, at, at + right - left) for at in starts], axis=1)
+
+    def _factor(self, pair: _Pair) -> None:
+        if 0 in pair.mine.shape:
+            return
+        found = self._decomposed(pair)
+        if not found.energy:
+            return
         name = f"base_model.model.{pair.module}.lora_"
         if EMBEDDING.search(pair.module):
-            self.entries[f"{name}embedding_A"] = entry(left.T)
-            self.entries[f"{name}embedding_B"] = entry(right.T)
+            self.entries[f"{name}embedding_A"] = entry(found.left.T)
+            self.entries[f"{name}embedding_B"] = entry(found.right.T)
         else:
-            a, b = (left.T, right.T) if self.transposed else (right, left)
-            self.entries[f"{name}A.weight"] = entry(a)
-            self.entries[f"{name}B.weight"] = entry(b)
-        self.ranks[pair.module] = rank
-        kept = float(np.sum(squares[:rank])) / energy
-        self.parts.append(Part(pair.key, "lora", rank, energy, kept))
+            turned = found.transposed if self.transposed else found
+            self.entries[f"{name}A.weight"] = entry(turned.right)
+            self.entries[f"{name}B.weight"] = entry(turned.left)
+        self.ranks[pair.module] = found.rank
+        self.parts.append(Part(pair.key, "lora", found.rank, found.energy, found.kept))
 
     def _store_rest(self, rest: Sequence[tuple[_Pair, float]], main: str) -> None:
         """Biases by themselves, anything else with its module, as PEFT loads them."""
         component = self.start.components[main]
-        whole = self._whole_modules([pair for pair, _ in rest if pair.leaf != "bias"], component)
+        modules = {module_of(bare(name)) for name in component.tensors} - {""}
+        wanted = {pair.module for pair, _ in rest if pair.leaf != "bias"}
+        whole = savable(wanted, modules, self.ranks)
         for pair, energy in rest:
             if pair.leaf == "bias" and pair.module and pair.module not in whole:
                 wrapped = ".base_layer" if pair.module in self.ranks else ""
@@ -288,22 +331,10 @@ class _Extraction:
         mine = self.tuned.components[main].tensors
         matcher = Matcher(mine)
         for name, theirs in component.tensors.items():
-            if bare(name).rpartition(".")[0] in whole:
+            if module_of(bare(name)) in whole:
                 found = matcher.find(name)
                 self._store(bare(name), mine[found] if found else theirs)
         self.saved = sorted(whole)
-
-    def _whole_modules(self, pairs: Sequence[_Pair], component: Component) -> set[str]:
-        """The modules to save. PEFT takes every module that ends as one of them is called."""
-        names = {bare(name) for name in component.tensors}
-        modules = {name.rpartition(".")[0] for name in names} - {""}
-        found: set[str] = set()
-        for module in {pair.module for pair in pairs} - {""}:
-            alike = {other for other in modules if other.endswith(module)}
-            inner = any(other.startswith(f"{one}.") for one in alike for other in modules)
-            if not inner and not alike & self.ranks.keys():
-                found |= alike
-        return found
 
     def _store(self, name: str, tensor: Tensor) -> None:
         raw = self.reader.read(tensor, 0, tensor.count)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..recipe import Recipe, load, load_all
+from .adapter_plan import AdapterPlan, plan_adapter
 from .destination import Destination, check_destination, check_disk
 from .plan import Plan, bytes_of
 from .planner import Planner
@@ -62,8 +63,12 @@ def plan(recipe: RecipeLike, output: str | Path | None = None, *, overwrite: boo
         RecipeError, PlanError: with everything that is wrong with the recipe and its models.
         CheckpointError: when a model's files are broken.
         OutputExistsError: when the output is taken.
+        UsageError: for a recipe with `adapter_output`, which `plan_adapter` plans.
     """
-    return _checked(Planner(), load(recipe), output, overwrite=overwrite)
+    loaded = load(recipe)
+    if loaded.adapter_output is not None:
+        raise UsageError(f"{loaded.name} makes an adapter; plan it with `plan_adapter`")
+    return _checked(Planner(), loaded, output, overwrite=overwrite)
 
 
 def plan_many(
@@ -72,7 +77,7 @@ def plan_many(
     *,
     overwrite: bool = False,
     planner: Planner | None = None,
-) -> list[Plan]:
+) -> list[Plan | AdapterPlan]:
     """Plan the merges of several recipes, or of one with a `sweep`.
 
     Args:
@@ -89,7 +94,7 @@ def plan_many(
     planner = planner or Planner()
     listed = [recipes] if isinstance(recipes, str | Path | Mapping | Recipe) else list(recipes)
     loaded = [load_all(recipe) for recipe in listed]
-    found: list[Plan] = []
+    found: list[Plan | AdapterPlan] = []
     for one in loaded:
         for recipe in one:
             target = Path(output) if output else None
@@ -97,7 +102,10 @@ def plan_many(
                 target /= recipe.name
             if target and recipe.point:
                 target /= recipe.point
-            found.append(_checked(planner, recipe, target, overwrite=overwrite))
+            if recipe.adapter_output is not None:
+                found.append(plan_adapter(recipe, target, overwrite=overwrite))
+            else:
+                found.append(_checked(planner, recipe, target, overwrite=overwrite))
     refuse_shared_outputs(found)
     return found
 
@@ -111,13 +119,13 @@ def _checked(
     return made
 
 
-def refuse_shared_outputs(plans: Sequence[Plan]) -> None:
+def refuse_shared_outputs(plans: Sequence[Plan | AdapterPlan]) -> None:
     """Refuse plans of which one would write into the folder of another.
 
     Raises:
         UsageError: naming the two.
     """
-    taken: dict[Path, Plan] = {}
+    taken: dict[Path, Plan | AdapterPlan] = {}
     for made in plans:
         output = made.output.resolve()
         for other, first in taken.items():
@@ -137,7 +145,7 @@ def merge(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge models as a recipe says, and write the result as a model folder.
+    """Merge models as a recipe says, and write the result as a model folder, or as an adapter's.
 
     Args:
         recipe: a YAML file, a mapping with the same keys, or a loaded `Recipe`.
@@ -151,7 +159,13 @@ def merge(
             then as it was before.
     """
     started = time.perf_counter()
-    planned = plan(recipe, output, overwrite=overwrite)
+    loaded = load(recipe)
+    if loaded.adapter_output is not None:
+        from .adapters import merge_adapters
+
+        made = plan_adapter(loaded, output, overwrite=overwrite)
+        return merge_adapters(made, progress=progress, started=started)
+    planned = plan(loaded, output, overwrite=overwrite)
     return execute([planned], device=device, progress=progress, started=started)[0]
 
 
@@ -165,8 +179,8 @@ def merge_many(
 ) -> list[MergeResult]:
     """Merge as several recipes say, or as one with a `sweep` does, in one run.
 
-    What the recipes have in common is read, and as far as it is the same computed, once. Nothing is
-    put in its place before all models are done.
+    What the recipes have in common is read, and as far as it is the same computed, once. No model
+    is put in its place before all are done. Adapters (`adapter_output`) follow, one by one.
 
     Args:
         recipes: as for `plan_many`.
@@ -179,11 +193,20 @@ def merge_many(
         A result for every model, in the order of the recipes and of the sweep's grid.
 
     Raises:
-        MergekitEmbedError: as `merge` does; all outputs are then as they were before.
+        MergekitEmbedError: as `merge` does; all models' folders are then as they were before.
     """
+    from .adapters import merge_adapters
+
     started = time.perf_counter()
     planned = plan_many(recipes, output, overwrite=overwrite)
-    return execute(planned, device=device, progress=progress, started=started)
+    models = [one for one in planned if isinstance(one, Plan)]
+    done = iter(
+        execute(models, device=device, progress=progress, started=started) if models else []
+    )
+    return [
+        next(done) if isinstance(one, Plan) else merge_adapters(one, progress=progress)
+        for one in planned
+    ]
 
 
 def execute(

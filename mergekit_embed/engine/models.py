@@ -69,7 +69,7 @@ def open_models(recipe: Recipe, opened: Open) -> Models:
         except NotFoundError as error:
             problems.append(recipe.source.problem(at, str(error)))
         except CheckpointError as error:
-            raise CheckpointError(error.path, _located(recipe, at, error)) from error
+            raise CheckpointError(error.path, located(recipe, at, error)) from error
         except ProblemsError as error:  # of a nested recipe, located there
             problems += error.problems
     if problems:
@@ -79,7 +79,8 @@ def open_models(recipe: Recipe, opened: Open) -> Models:
     return Models(members, tuple(m.place for m in recipe.members), base, _shell(members, base))
 
 
-def _located(recipe: Recipe, place: Place, error: CheckpointError) -> str:
+def located(recipe: Recipe, place: Place, error: CheckpointError) -> str:
+    """What an error of a model says, and where the recipe names the model."""
     message = str(error).removeprefix(f"{error.path}: ")
     return f"{message} ({recipe.source.where(place)})"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checkpoint import Checkpoint, Shape, Tensor
 from ..dtypes import DType
+from ..errors import OutputError
 from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
 from ..methods import Unit
 from ..recipe import Recipe
@@ -187,17 +188,9 @@ class Plan:
         return sum(file.size for file in self.files)
 
     @property
-    def nearest_folder(self) -> Path:
-        """The folder that the output will be in, or is, as far as it is there."""
-        folder = self.output.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        return folder
-
-    @property
     def disk_free(self) -> int:
         """Free bytes where the output goes."""
-        return shutil.disk_usage(self.nearest_folder).free
+        return free_space(self.output)
 
     @property
     def peak_memory(self) -> int:
@@ -208,3 +201,31 @@ class Plan:
         factors = FACTOR_BYTES if any(model.adapter for model in self.opened) else 0
         held = TORCH_BYTES + tables + factors
         return held + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
+
+
+def nearest_folder(output: Path) -> Path:
+    """The folder that an output will be in, or is, as far as it is there."""
+    folder = output.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def free_space(output: Path) -> int:
+    """Free bytes where an output goes."""
+    return shutil.disk_usage(nearest_folder(output)).free
+
+
+def check_space(output: Path, *needed: int) -> None:
+    """Refuse outputs, the first of which is named, that the disk cannot hold together.
+
+    Raises:
+        OutputError: when they need more than is free.
+    """
+    free = free_space(output)
+    if sum(needed) > free:
+        more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
+        raise OutputError(
+            f"{output}{more}: needs {sum(needed) / 1e6:,.2f} MB on a disk with "
+            f"{free / 1e6:,.2f} MB free; free some, or write elsewhere with -o"
+        )

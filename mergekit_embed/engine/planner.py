@@ -153,21 +153,23 @@ def _resolve(recipe: Recipe, matches: Sequence[Match]) -> tuple[list[_Wanted], l
         if seen in rehearsed:
             continue
         rehearsed.add(seen)
-        wrong = _rehearse(recipe, parameters, len(members))
+        wrong = rehearse(recipe, parameters, len(members))
         if wrong and wrong not in problems:
             where = "" if len(rehearsed) == 1 else f" (for {match.name})"
-            problems[wrong] = recipe.source.problem(_guilty(recipe), f"{wrong}{where}")
+            problems[wrong] = recipe.source.problem(guilty(recipe), f"{wrong}{where}")
     return wanted, list(problems.values())
 
 
-def _guilty(recipe: Recipe) -> tuple[str, ...]:
+def guilty(recipe: Recipe) -> tuple[str, ...]:
+    """The part of the recipe that parameters which do not go together are told of."""
     own = any(member.parameters for member in recipe.members)
     if recipe.parameters and not own:
         return ("parameters",)
     return ("slices",) if recipe.is_layered else ("models",)
 
 
-def _rehearse(recipe: Recipe, parameters: Mapping[str, Any], count: int) -> str | None:
+def rehearse(recipe: Recipe, parameters: Mapping[str, Any], count: int) -> str | None:
+    """What the method says against these parameters; None when it takes them."""
     method = recipe.method
     arguments = method.arguments(parameters, count)
     try:

@@ -15,7 +15,8 @@ from ..dtypes import FLOAT_NAMES
 from ..errors import Problem, RecipeError
 from ..methods import Method, available
 from . import source, values
-from .model import Edit, ExtendPositions, Member, Recipe, Slice, TempScale
+from .into_adapter import unsuited_for_an_adapter
+from .model import AdapterOutput, Edit, ExtendPositions, Member, Recipe, Slice, TempScale
 from .nested import name_of, nested_sources
 from .source import Source
 from .suited import at, doubled, lists_of_models, members_among, spelled, unsuited
@@ -93,6 +94,7 @@ def validate(origin: Source, outer: tuple[Path, ...] = ()) -> Recipe:
     given = _parameter_values(origin, method, problems)
     if method is not None:
         problems.extend(unsuited(origin, method))
+        problems.extend(unsuited_for_an_adapter(origin, method))
     nested = _nested(origin, outer, problems)
     if problems or parsed is None or method is None:
         raise RecipeError(source.in_file_order(problems))
@@ -194,12 +196,12 @@ def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
 
 def _unknown_key(path: values.Path) -> str:
     """The message for a key that a recipe, or one of its models, does not have."""
-    from .schema import EditEntry, ModelEntry, RecipeFile, SliceEntry, SliceSource
+    from .schema import AdapterEntry, EditEntry, ModelEntry, RecipeFile, SliceEntry, SliceSource
 
     name = str(path[-1])
     entries = {"slices": SliceEntry.model_fields, "post": EditEntry.model_fields}
     entry = entries.get(str(path[0]), ModelEntry.model_fields)
-    known = {1: RecipeFile.model_fields, 3: entry}
+    known = {1: RecipeFile.model_fields, 2: AdapterEntry.model_fields, 3: entry}
     if any(name in method.parameters for method in available().values()):
         return f"unknown key; {name} is a parameter: put it under `parameters:`"
     return unknown("key", name, known.get(len(path), SliceSource.model_fields))
@@ -351,4 +353,5 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         copy_missing_tensors=parsed.missing_tensors == "copy",
         allow_non_finite=parsed.allow_non_finite,
         max_shard_size=parse_size(parsed.max_shard_size),
+        adapter_output=AdapterOutput(adapter.rank) if (adapter := parsed.adapter_output) else None,
     )

@@ -46,6 +46,13 @@ class ExtendPositions:
     positions: int
 
 
+@dataclass(frozen=True)
+class AdapterOutput:
+    """The result is a LoRA adapter: of this rank at most, or (None) of all factors together."""
+
+    rank: int | None
+
+
 Edit = TempScale | ExtendPositions
 """What is done to merged weights before they are rounded and stored."""
 
@@ -63,7 +70,7 @@ class Recipe:
     the members that are recipes, by what the recipe calls them. `point` names the recipe among
     those of its sweep. `edits` are
     those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
-    members that the recipe accepts.
+    members that the recipe accepts. `adapter_output` is None where the result is a model.
     """
 
     name: str
@@ -83,6 +90,7 @@ class Recipe:
     copy_missing_tensors: bool
     allow_non_finite: bool
     max_shard_size: int
+    adapter_output: AdapterOutput | None = None
     nested: Mapping[str, Recipe] = field(default_factory=dict)
     point: str | None = None
 

@@ -16,7 +16,14 @@ from pydantic import BaseModel
 
 from ..methods import Method, Parameter, available
 from ..methods.registry import REQUIRED, spelled
-from .schema import IN_PLACE, EditEntry, ModelEntry, RecipeFile, SliceSource
+from .schema import (
+    IN_PLACE,
+    AdapterEntry,
+    EditEntry,
+    ModelEntry,
+    RecipeFile,
+    SliceSource,
+)
 
 BASE_WORDS = {
     "origin": "needed; deltas start from it",
@@ -160,6 +167,25 @@ on embeddings are followed; what is no such sum (DoRA, IA3, ...) and what does n
 refused. All other files come from the model. A folder with a `+` in its name is that folder.
 """
 
+ADAPTER_OUTPUT = """\
+`adapter_output: true` makes one adapter of several, and no model is written:
+
+```yaml
+merge_method: task_arithmetic          # the sum of what the adapters have learned
+base_model: ./qwen3
+models:
+  - model: ./qwen3+./adapters/legal
+    parameters: {weight: 0.7}
+  - model: ./qwen3+./adapters/medical
+    parameters: {weight: 0.5}
+adapter_output: {rank: 16}             # true: all factors side by side, exact
+```
+
+What it computes, and which methods it knows: [methods.md](methods.md#adapters-into-one-adapter).
+`adapter_output` is `true`, or a map with
+
+"""
+
 SLICES = """\
 ```yaml
 merge_method: slerp                    # as mergekit's own example: all layers, two models
@@ -256,6 +282,8 @@ def markdown() -> str:
         "Each entry of `models`:\n",
         *_table(("key", "value", "meaning"), _keys(ModelEntry)),
         ADAPTERS,
+        ADAPTER_OUTPUT,
+        *_table(("key", "value", "meaning"), _keys(AdapterEntry)),
         "Each entry of `slices` has a list of `sources`, and each of these:\n",
         *_table(("key", "value", "meaning"), _keys(SliceSource)),
         SLICES,
@@ -298,6 +326,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return " or ".join(kinds)
     if schema == IN_PLACE:
         return "recipe"
+    if "$ref" in schema:
+        return "map"
     words = {"string": "text", "object": "map", "array": "list", "boolean": "true or false"}
     kind = str(schema.get("type", ""))
     return words.get(kind, kind)

@@ -172,6 +172,29 @@ class EditEntry(BaseModel):
         return self
 
 
+class AdapterEntry(BaseModel):
+    """How the adapters of one base become one adapter."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    rank: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="most singular values that are kept of the sum for every matrix; by default "
+        "all factors are kept, side by side, and the sum is exact",
+    )
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _whole(cls, given: Any) -> Any:
+        if isinstance(given, bool) or not isinstance(given, int):
+            raise ValueError(f"must be a whole number, such as 16, not {kind_of(given)}")
+        return given
+
+
+def _or_boolean(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(0, {"type": "boolean"})
+
+
 class RecipeFile(BaseModel):
     """A recipe: which models to merge, and how."""
 
@@ -220,6 +243,12 @@ class RecipeFile(BaseModel):
         default=None,
         description="edits of the merged weights, in order, before they are rounded and stored",
     )
+    adapter_output: AdapterEntry | None = Field(
+        default=None,
+        description="`true`, or a rank such as `{rank: 16}`: write a LoRA adapter, not a model. "
+        "The members are adapters of one base, `BASE+ADAPTER`",
+        json_schema_extra=_or_boolean,
+    )
     seed: int = Field(
         default=0,
         ge=0,
@@ -266,6 +295,15 @@ class RecipeFile(BaseModel):
     max_shard_size: str | int | float = Field(
         default="5GB", description="largest weight file; larger models are sharded"
     )
+
+    @field_validator("adapter_output", mode="before")
+    @classmethod
+    def _known_output(cls, given: Any) -> Any:
+        if isinstance(given, bool):
+            return {} if given else None
+        if not isinstance(given, dict):
+            raise ValueError(f"must be true, or a rank such as {{rank: 16}}, not {kind_of(given)}")
+        return given
 
     @field_validator("dtype", "out_dtype")
     @classmethod

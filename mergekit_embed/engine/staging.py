@@ -1,0 +1,283 @@
+"""A folder that is written beside its place, under a lock, and renamed at the end.
+
+Everything goes into a hidden sibling folder, at planned offsets, is synced, and the folder is
+renamed. The place therefore holds what was there, the new folder, or nothing, and never a mixture.
+What is beside it belongs to the run that holds the lock: NAME.partial is what it writes, and
+NAME.replaced an older folder that waits for the new one to be in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import OutputError, OutputExistsError
+from ..kernels import Raw
+
+UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What file systems answer that cannot reserve space, or not lock."""
+
+
+def check_place(
+    output: Path,
+    sources: Sequence[tuple[str, Path]],
+    role: str,
+    kind: str,
+    is_one: Callable[[Path], bool],
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuse a place that is taken, or that is one of the folders that are read.
+
+    Args:
+        output: the folder to write.
+        sources: the label and the folder of everything that is read.
+        role: what a source is, in words for the error.
+        kind: what is written, such as "a model"; only this is ever replaced.
+        is_one: whether a folder holds one of that kind.
+        overwrite: allow the place to hold one.
+
+    Raises:
+        OutputExistsError: saying what is there and what would replace it.
+    """
+    resolved = output.resolve()
+    for label, folder in sources:
+        root = folder.resolve()
+        if root.is_relative_to(resolved) or resolved.is_relative_to(root):
+            relation = "holds" if root.is_relative_to(resolved) else "lies inside"
+            raise OutputExistsError(
+                f"{output}: {relation} {label}, {role}; write the result elsewhere with -o"
+            )
+    nearest = next(folder for folder in (resolved, *resolved.parents) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        named = "is a file" if nearest == resolved else f"{nearest} is a file"
+        raise OutputExistsError(f"{output}: {named}; choose a folder with -o")
+    if nearest != resolved or not any(resolved.iterdir()):
+        return
+    if not is_one(resolved):
+        raise OutputExistsError(
+            f"{output}: holds files that are not {kind}, which are never replaced; choose "
+            "another folder with -o"
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"{output}: holds {kind} already; pass --overwrite to replace it, or choose "
+            "another folder with -o"
+        )
+
+
+class Staging:
+    """The files of a folder being written. As a context manager it leaves no half of one behind.
+
+    Attributes:
+        folder: where the files are written until `commit`.
+        bytes_written: of all files, once committed.
+    """
+
+    def __init__(self, output: Path, check: Callable[[], None]):
+        """`check` raises when the place is taken; asked once it is locked, and before renaming."""
+        self.output = output
+        self._check = check
+        self._final = output.resolve()
+        self.folder, self._aside, self._lock_file = (
+            self._final.with_name(f".{self._final.name}.{end}")
+            for end in ("partial", "replaced", "lock")
+        )
+        self._made = [parent for parent in self._final.parents if not parent.exists()]
+        self._descriptors: list[int] = []
+        self._lock: int | None = None
+        self.bytes_written = 0
+
+    def __enter__(self) -> Self:
+        try:
+            with self.explained():
+                self._claim()
+                self._check()
+                self.prepare()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._discard()
+
+    def prepare(self) -> None:
+        """What a kind of folder has in it from the start."""
+
+    def create(self, name: str, header: bytes, size: int) -> int:
+        """A file of its final size, with its space reserved, so that a full disk shows at once.
+
+        Returns:
+            the number that `put` knows it by.
+        """
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._descriptors.append(descriptor)
+        os.ftruncate(descriptor, size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with _where_supported():
+                os.posix_fallocate(descriptor, 0, size)
+        os.pwrite(descriptor, header, 0)
+        return len(self._descriptors) - 1
+
+    def put(self, file: int, position: int, raw: Raw) -> None:
+        """Write bytes at a place of a file. Safe from any thread.
+
+        Raises:
+            OutputError: when the disk is full or fails.
+        """
+        view = memoryview(raw.data)
+        with self.explained():
+            while len(view):
+                wrote = os.pwrite(self._descriptors[file], view, position)
+                view, position = view[wrote:], position + wrote
+
+    def commit(self) -> None:
+        """Sync everything, and put the folder in its place.
+
+        Raises:
+            OutputError: when a file cannot be written or the folder not be renamed.
+        """
+        with self.explained():
+            for descriptor in self._descriptors:
+                os.fsync(descriptor)
+            for folder in [self.folder, *(p for p in self.folder.rglob("*") if p.is_dir())]:
+                _sync_folder(folder)
+            self.bytes_written = sum(
+                p.stat().st_size for p in self.folder.rglob("*") if p.is_file()
+            )
+            self._swap()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What the system says, as an `OutputError` that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise _explained(self.output, error) from error
+
+    def _claim(self) -> None:
+        """Hold the lock, and clear what a killed run left; a live one is respected."""
+        try:
+            while self._lock is None:
+                self._final.parent.mkdir(parents=True, exist_ok=True)
+                self._lock = _locked(self._lock_file)
+        except BlockingIOError:
+            raise OutputError(
+                f"{self.output}: another run is writing to it; wait for its end, or choose "
+                "another folder with -o"
+            ) from None
+        self._clear()
+        self.folder.mkdir()
+
+    def _clear(self) -> None:
+        """Nothing of ours beside the place; an older folder set aside goes back if need be."""
+        if self._aside.exists() and not self._final.exists():
+            self._aside.rename(self._final)
+        for left in (self.folder, self._aside):
+            if left.exists():
+                shutil.rmtree(left)
+
+    def _swap(self) -> None:
+        """Rename into place. Where this ends early, `_clear` puts an older folder back."""
+        self._check()
+        if self._final.exists():
+            self._final.rename(self._aside)
+        self.folder.rename(self._final)
+        _sync_folder(self._final.parent)
+
+    def _discard(self) -> None:
+        """Close everything, and remove what was not committed."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        if self._lock is not None:
+            with suppress(OSError):
+                self._clear()
+            with suppress(OSError):
+                self._lock_file.unlink()
+            os.close(self._lock)
+            self._lock = None
+        for parent in self._made:
+            with suppress(OSError):
+                parent.rmdir()  # only of an empty folder, so not after a commit
+
+
+def _locked(path: Path) -> int | None:
+    """The file, opened and locked; None when the run that held it has just removed it.
+
+    Raises:
+        BlockingIOError: when another run holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with _where_supported():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+@contextmanager
+def _where_supported() -> Iterator[None]:
+    """Go on without what the file system cannot do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+
+
+def _explained(output: Path, error: OSError) -> OutputError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return OutputError(f"{output}: the disk is full; free some space, or write elsewhere")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return OutputError(
+            f"{output}: cannot be written ({error.strerror}); choose another folder with -o"
+        )
+    at = f" ({error.filename})" if error.filename else ""
+    return OutputError(f"{output}: cannot be written: {error.strerror or error}{at}")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    with suppress(OSError):  # some file systems cannot, and none loses a file for it
+        sync(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file as people like to read it, down to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
