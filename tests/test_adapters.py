@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import pytest
 import torch
 from helpers import boom_merge, changed_json, changed_tensors, files, listed, write_recipe
-from reference import Array, float64_from_storage, round_to
-from safetensors import deserialize
+from lora import (
+    ADAPTER,
+    BERT_LINEAR,
+    CONFIG,
+    MODELS,
+    adapt,
+    plus,
+    reference_fold,
+    stored,
+    ulp,
+    values,
+    variants,
+    write_adapter,
+)
+from reference import Array, round_to
 from safetensors.numpy import save_file
 from tensor_folders import raw_bytes
-from tiny_models import build_minilm, build_qwen3, cast
-from transformers import AutoModel
+from tiny_models import build_minilm, cast
 
 import mergekit_embed
 from mergekit_embed import CheckpointError
@@ -29,58 +37,7 @@ from mergekit_embed.checkpoint import FoldedTensor, NotFoundError, open_referenc
 from mergekit_embed.checkpoint.reference import split
 from mergekit_embed.engine.reader import Reader
 
-ADAPTER = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-BERT_LINEAR = ["query", "value", "intermediate.dense"]
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """A tiny real model, and how PEFT is told to adapt it."""
-
-    build: Callable[..., Path]
-    linear: list[str]
-    embedding: str
-    save: str
-    pattern: str
-
-
-MODELS = {
-    "bert": Tiny(build_minilm, BERT_LINEAR, "word_embeddings", "pooler.dense", "layer.1.*query"),
-    "qwen3": Tiny(
-        build_qwen3, ["q_proj", "down_proj"], "embed_tokens", "input_layernorm", "layers.1.*q_proj"
-    ),
-}
-
-
-def variants(tiny: Tiny) -> dict[str, dict[str, Any]]:
-    """Options of LoraConfig, one set for everything that an adapter can ask for."""
-    return {
-        "plain": {},
-        "rslora": {"use_rslora": True},
-        "patterns": {"rank_pattern": {tiny.pattern: 2}, "alpha_pattern": {tiny.pattern: 5}},
-        "whole modules": {"modules_to_save": [tiny.save]},
-        "embedding": {"target_modules": [*tiny.linear, tiny.embedding]},
-        "biases": {"bias": "lora_only"},
-    }
-
-
 CASES = [(name, variant) for name, tiny in MODELS.items() for variant in variants(tiny)]
-
-
-def adapt(base: Path, target: Path, seed: int, **options: Any) -> torch.nn.Module:
-    """Save an adapter that PEFT has made for a model; every part of it drawn from the seed."""
-    model = AutoModel.from_pretrained(base, dtype=torch.float32)
-    settings = {"r": 4, "lora_alpha": 6, "target_modules": BERT_LINEAR} | options
-    adapted = peft.get_peft_model(model, peft.LoraConfig(init_lora_weights=False, **settings))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(noise * 0.1 if "lora_" in name else parameter + noise * 0.1)
-    adapted.save_pretrained(target)
-    return adapted
 
 
 @pytest.fixture(scope="module")
@@ -100,49 +57,6 @@ def adapter(base: Path, tmp_path: Path) -> Path:
     return tmp_path / "lora"
 
 
-def stored(file: Path) -> dict[str, tuple[str, Array]]:
-    """Tensors as the official library reads them: the stored type, and the values in float64."""
-    return {
-        name: (e["dtype"], float64_from_storage(bytes(e["data"]), e["dtype"], e["shape"]))
-        for name, e in deserialize(file.read_bytes())
-    }
-
-
-def values(folder: Path) -> dict[str, Array]:
-    """The weights of a model's transformer in float64."""
-    return {name: array for name, (_, array) in stored(folder / "model.safetensors").items()}
-
-
-def reference_fold(base: Path, adapter: Path) -> dict[str, Array]:
-    """`W + s B A` in float64, written down independently of the package."""
-    config = json.loads((adapter / CONFIG).read_text())
-    found = {n: a for n, (_, a) in stored(adapter / ADAPTER).items()}
-    found = {n.removeprefix("base_model.model."): a for n, a in found.items()}
-    result = values(base)
-    for name, array in found.items():
-        if "lora_" not in name:
-            result[name.replace(".base_layer", "")] = array
-    for name, a in found.items():
-        if ".lora_A" in name or ".lora_embedding_A" in name:
-            module = name.split(".lora_")[0]
-            b = found[name.replace("_A", "_B")]
-            rank, alpha = a.shape[0], config["lora_alpha"]
-            for pattern, own in config["alpha_pattern"].items():
-                alpha = own if re.search(pattern, module) else alpha
-            scale = alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
-            product = b @ a
-            product = product.T if "embedding" in name else product
-            result[f"{module}.weight"] = result[f"{module}.weight"] + scale * product
-    return result
-
-
-def ulp(array: Array, dtype: str) -> Array:
-    """The distance of neighbouring numbers of a stored type."""
-    bits, smallest = {"F32": (23, -126), "BF16": (7, -126), "F64": (52, -1022)}[dtype]
-    exponent = np.floor(np.log2(np.maximum(np.abs(array), 2.0**smallest)))
-    return 2.0 ** (exponent - bits)
-
-
 def assert_close(got: Mapping[str, Array], want: Mapping[str, Array], dtype: str = "F32") -> None:
     """Within one unit in the last place of the stored type."""
     assert got.keys() == want.keys()
@@ -155,10 +69,6 @@ def merged(output: Path, method: str, *models: str | Path, **more: Any) -> Path:
     return mergekit_embed.merge(
         {"merge_method": method, "models": listed(*models), **more}, output
     ).path
-
-
-def plus(base: Path, adapter: Path) -> str:
-    return f"{base}+{adapter}"
 
 
 # --- the fold -----------------------------------------------------------------------------
@@ -375,14 +285,6 @@ def test_a_merge_does_not_replace_the_adapter(base: Path, adapter: Path) -> None
 ROWS, COLUMNS, RANK = 3000, 700, 5
 
 
-def write_adapter(path: Path, tensors: Mapping[str, np.ndarray], **config: Any) -> Path:
-    """A PEFT folder with these tensors and this configuration."""
-    path.mkdir(parents=True)
-    save_file(dict(tensors), path / ADAPTER)
-    (path / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": RANK} | config))
-    return path
-
-
 @pytest.fixture(params=["linear", "embedding"])
 def large(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[FoldedTensor, Array]]:
     """A matrix that takes many chunks, as the package describes it, and its values."""
@@ -400,7 +302,7 @@ def large(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Fold
         ("lora_A.weight", "lora_B.weight") if linear else ("lora_embedding_A", "lora_embedding_B")
     )
     tensors = {f"base_model.model.{name}.{ends[0]}": a, f"base_model.model.{name}.{ends[1]}": b}
-    adapter = write_adapter(tmp_path / "lora", tensors, lora_alpha=10)
+    adapter = write_adapter(tmp_path / "lora", tensors, r=RANK, lora_alpha=10)
     opened = open_reference(plus(model, adapter), (Path(),))
     tensor = opened.components["Transformer"].tensors[f"{name}.weight"]
     assert isinstance(tensor, FoldedTensor)

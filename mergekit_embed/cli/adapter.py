@@ -127,7 +127,10 @@ def _show_plan(planned: AdapterPlan, *, as_json: bool) -> None:
         *(("member", label) for label in planned.members.labels),
         ("base", planned.members.base.label),
         *(("module", f"{t.key}   rank {_ranks(t)}") for t in modules),
-        *(("whole", t.key) for t in wholes),
+        *(
+            ("whole", f"{t.key}{', unless it equals the base' if t.may_be_copy else ''}")
+            for t in wholes
+        ),
         ("reads", size_of(planned.bytes_in)),
         ("writes", f"{planned.output}   {size_of(planned.bytes_out)} of {planned.dtype}"),
         ("memory", f"at most {size_of(planned.peak_memory)}"),

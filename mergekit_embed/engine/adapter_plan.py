@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,16 @@ class Target:
     def key(self) -> str:
         """The tensor's name as users see it."""
         return self.touched.key
+
+    @property
+    def may_be_copy(self) -> bool:
+        """True for a whole tensor beside factors: PEFT saves a copy of an adapted embedding."""
+        return self.whole is not None and self.rank > 0
+
+    def without_whole(self) -> Target:
+        """The same with factors alone."""
+        bare = replace(self.touched, wholes=(None,) * len(self.touched.wholes), is_whole=False)
+        return replace(self, touched=bare, whole=None)
 
     @property
     def bytes_in(self) -> int:
@@ -192,7 +202,7 @@ def plan_adapter(
         members=members,
         targets=tuple(targets),
         dtype=dtype,
-        stored=dict(_stored(targets, dtype)),
+        stored=dict(stored_tensors(targets, dtype)),
         config=_config(members, targets, found.saved),
         notes=found.notes,
         overwrite=overwrite,
@@ -293,7 +303,10 @@ def _widest(found: Sequence[Touched]) -> DType:
     return DType.F64 if any(tensor.dtype is DType.F64 for tensor in read) else DType.F32
 
 
-def _stored(targets: Sequence[Target], dtype: DType) -> Iterator[tuple[str, tuple[DType, Shape]]]:
+def stored_tensors(
+    targets: Sequence[Target], dtype: DType
+) -> Iterator[tuple[str, tuple[DType, Shape]]]:
+    """The type and shape of everything that is stored for these tensors, by its name."""
     for target in targets:
         shape = target.touched.base.shape
         if target.whole:

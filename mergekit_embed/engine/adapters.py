@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ..errors import NonFiniteError
 from ..methods import Gram
 from ..methods.notes import collected_notes
 from .adapter_folder import entry
-from .adapter_plan import CHUNK, AdapterPlan, Target
+from .adapter_plan import CHUNK, AdapterPlan, Target, stored_tensors
 from .extract import Part
 from .folding import Doubles, widened
 from .low_rank import Product, inner_products, truncated_product
@@ -97,6 +97,7 @@ class _Work:
 
     def run(self) -> None:
         """Write every tensor and the configuration."""
+        self.drop_copies()
         header, _, size = self.plan.layout
         with self.staging.explained():
             self.file = self.staging.create(SAFETENSORS, header, size)
@@ -112,6 +113,26 @@ class _Work:
                 self._write_whole(target, target.whole, coefficients)
             self.progress.advance(target.bytes_in)
             self.progress.finish_tensor(target.key)
+
+    def drop_copies(self) -> None:
+        """Leave out whole tensors that are the base's own, which PEFT saves beside factors."""
+        kept = [
+            target.without_whole() if target.may_be_copy and self._is_copy(target) else target
+            for target in self.plan.targets
+        ]
+        stored = dict(stored_tensors(kept, self.plan.dtype))
+        self.plan = replace(self.plan, targets=tuple(kept), stored=stored)
+
+    def _is_copy(self, target: Target) -> bool:
+        found = target.touched
+        for start, stop in _chunks(target):
+            base = self._values(target, found.base, None, start, stop)
+            for member, whole in enumerate(found.wholes):
+                if whole is not None:
+                    values = self._values(target, whole, member, start, stop)
+                    if not np.array_equal(values, base):
+                        return False
+        return True
 
     def summaries(self) -> Iterator[str]:
         """What the method had to say, with the tensors that each note is about."""
