@@ -1,9 +1,15 @@
-"""The merge methods that decide element by element, again, in float64 NumPy.
+"""The elementwise merge methods, in float64 NumPy: what results of the package are tested against.
 
-As in `reference`: each function is the definition of its method on whole tensors, slow and plain on
-purpose. `members` is one tensor of each of the K members, `base` the same tensor of the base:
-float64 arrays of one common shape. Every method returns a new float64 array of that shape.
-Weights, densities, epsilons and gammas are K numbers.
+Written from the definitions in docs/methods.md and from the papers named below, not from the
+package: whole tensors, one step of a definition after the other, nothing streamed and nothing
+merged into one pass. Slow and plain on purpose.
+
+`members` is one tensor of each of the K members, `base` the same tensor of the base: float64 arrays
+of one common shape. `weights`, `densities` and their like are K numbers. Every method returns a new
+float64 array of that shape. `d_k = x_k - b` is member k's delta.
+
+Rounding is part of no definition. Sums over members are taken in their order, a quotient after its
+sum, `lambda` after that and the base last, as the formulas are written.
 """
 
 from __future__ import annotations
@@ -11,17 +17,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from reference import Array, _deltas, _l1_ratio, _vector_by_vector, keep_largest
+from reference import Array, _deltas, _l1_ratio, keep_largest
 
 Mask = NDArray[np.bool_]
-Rescale = bool | Literal["exact"]
 
-
-# --- sparse deltas, summed or voted on --------------------------------------------------
+# --- random draws: DARE and DELLA ---------------------------------------------------------
 
 
 def dare(
@@ -33,22 +38,27 @@ def dare(
     tensor: str,
     lam: float = 1.0,
     normalize: bool = False,
-    rescale: Rescale = True,
+    rescale: bool | Literal["exact"] = True,
     vote: bool = False,
 ) -> Array:
-    """DARE: keep each element of delta k where its random number is below density k.
+    """DARE: drop elements of every delta at random, make the others larger, and combine.
 
-    Kept deltas are rescaled: True, by the L1 norm before over the L1 norm after; "exact", by
-    1 / density. Then summed (dare_linear), or with `vote` by sign consensus (dare_ties).
-    Source: Yu et al. 2024, arXiv 2311.03099; the ratio of L1 norms is mergekit's.
+    Element i of delta k is kept when U(seed, tensor, k, i) < density_k, i counting in C order.
+    `rescale="exact"` multiplies what is kept by 1 / density_k, `True` by the L1 norm of the delta
+    before over after (by 1 where nothing but zeros is kept). Then `combine`, times lambda, plus b.
+    Draws may drop all of a tensor; a density of 0 always does. The result is then the base.
+    Source: Yu et al. 2023, arXiv 2311.03099, for the draws and "exact"; docs/methods.md.
     """
-    deltas = _deltas(members, base)
-    chances = [np.full(base.shape, density) for density in densities]
-    masks = [_below(chance, seed, tensor, k) for k, chance in enumerate(chances)]
-    kept = [
-        _rescaled(delta, mask, chance, rescale)
-        for delta, mask, chance in zip(deltas, masks, chances, strict=True)
-    ]
+    masks, kept = [], []
+    for k, (delta, density) in enumerate(zip(_deltas(members, base), densities, strict=True)):
+        draws = uniform(seed, tensor, k, delta.size).reshape(delta.shape)
+        mask = draws < density
+        masks.append(mask)
+        if rescale == "exact":
+            # A density of 0 keeps no element that could be divided by it.
+            kept.append(np.where(mask, delta, 0.0) / (density or 1.0))
+        else:
+            kept.append(_trimmed(delta, mask, rescale))
     return base + lam * combine(kept, masks, weights, normalize, vote)
 
 
@@ -62,49 +72,50 @@ def della(
     tensor: str,
     lam: float = 1.0,
     normalize: bool = True,
-    rescale: Rescale = True,
+    rescale: bool = True,
     vote: bool = True,
 ) -> Array:
-    """DELLA: DARE, the probability to keep an element growing with its rank in its row.
+    """DELLA: as `dare`, but large elements of a delta are kept more often than small ones.
 
-    See `della_probabilities`. `rescale`: True, by the L1 norm of the tensor before over after;
-    "exact", each element by 1 / its own probability. Summed (della_linear), or with `vote` by sign
-    consensus (della). Source: Deep et al. 2024, arXiv 2406.11617.
+    Element i of delta k is kept when U(seed, tensor, k, i) < p_i, see `della_probabilities`.
+    `rescale` is by the L1 norm of the whole delta before over after.
+    Source: Deep et al. 2024, arXiv 2406.11617, for the idea; docs/methods.md for the probabilities.
     """
-    deltas = _deltas(members, base)
-    chances = [
-        della_probabilities(delta, density, epsilon)
-        for delta, density, epsilon in zip(deltas, densities, epsilons, strict=True)
-    ]
-    masks = [_below(chance, seed, tensor, k) for k, chance in enumerate(chances)]
-    kept = [
-        _rescaled(delta, mask, chance, rescale)
-        for delta, mask, chance in zip(deltas, masks, chances, strict=True)
-    ]
+    masks, kept = [], []
+    for k, delta in enumerate(_deltas(members, base)):
+        draws = uniform(seed, tensor, k, delta.size).reshape(delta.shape)
+        mask = draws < della_probabilities(delta, densities[k], epsilons[k])
+        masks.append(mask)
+        kept.append(_trimmed(delta, mask, rescale))
     return base + lam * combine(kept, masks, weights, normalize, vote)
 
 
 def della_probabilities(delta: Array, density: float, epsilon: float) -> Array:
-    """The probability with which DELLA keeps each element, by the rank of abs(delta) in its row.
+    """With what probability DELLA keeps each element of `delta`; same shape.
 
-    Linear in the rank from density - epsilon (smallest) to density + epsilon (largest), these ends
-    clipped to [0, 1] first. A row runs along the last dimension. Equal magnitudes share the mean of
-    their ranks; a row of one element gets the middle.
+    The n elements of a row have ranks 0 (the least magnitude) to n - 1 (the largest), and equal
+    magnitudes the mean of their ranks: as many below, plus half of its other equals. The
+    probability is linear in the rank, from low = max(density - epsilon, 0) at rank 0 to
+    high = min(density + epsilon, 1) at rank n - 1: p = low + (high - low) * rank / (n - 1).
+    A row of one is all ties and gets what any row of ties gets, the middle of low and high.
+    A row runs along the last dimension; a scalar is a row of one. Source: docs/methods.md.
     """
-    low = min(max(density - epsilon, 0.0), 1.0)
-    high = min(max(density + epsilon, 0.0), 1.0)
+    low, high = max(density - epsilon, 0.0), min(density + epsilon, 1.0)
+    probabilities = np.empty_like(delta)
+    for index in np.ndindex(delta.shape[:-1]):
+        row = np.abs(delta[index]).reshape(-1)
+        if len(row) == 1:
+            share = np.array([0.5])
+        else:
+            ordered = np.sort(row)
+            below = np.searchsorted(ordered, row, side="left")
+            others_equal = np.searchsorted(ordered, row, side="right") - below - 1
+            share = (below + others_equal / 2.0) / (len(row) - 1)
+        probabilities[index] = (low + (high - low) * share).reshape(probabilities[index].shape)
+    return probabilities
 
-    def of_row(rows: Sequence[Array]) -> Array:
-        magnitudes = np.abs(rows[0])
-        if magnitudes.size <= 1:
-            return np.full(magnitudes.shape, (low + high) / 2.0)
-        ordered = np.sort(magnitudes)
-        first = np.searchsorted(ordered, magnitudes, side="left")
-        last = np.searchsorted(ordered, magnitudes, side="right") - 1
-        rank = (first + last) / 2.0  # from 0 to size - 1
-        return low + (high - low) * rank / (magnitudes.size - 1)
 
-    return _vector_by_vector(of_row, [delta], whole=False)
+# --- Breadcrumbs --------------------------------------------------------------------------
 
 
 def breadcrumbs(
@@ -118,38 +129,37 @@ def breadcrumbs(
     rescale: bool = False,
     vote: bool = False,
 ) -> Array:
-    """Model Breadcrumbs: keep neither the largest elements of a delta nor the smallest.
+    """Model Breadcrumbs: leave out each delta's outliers and its small elements, and combine.
 
-    See `keep_between`. `rescale` multiplies what is kept by the L1 norm before over after. Summed
-    (breadcrumbs), or with `vote` by sign consensus (breadcrumbs_ties).
-    Source: Davari and Belilovsky 2023, arXiv 2312.06795.
+    See `keep_between` for what is kept and `combine` for the rest; `rescale` is by the L1 norm of
+    the delta before over after. Source: Davari and Belilovsky 2023, arXiv 2312.06795;
+    docs/methods.md for the counts.
     """
-    deltas = _deltas(members, base)
-    masks = [
-        keep_between(delta, density, gamma)
-        for delta, density, gamma in zip(deltas, densities, gammas, strict=True)
-    ]
-    kept = [
-        _rescaled(delta, mask, np.ones_like(delta), rescale)
-        for delta, mask in zip(deltas, masks, strict=True)
-    ]
+    masks, kept = [], []
+    for delta, density, gamma in zip(_deltas(members, base), densities, gammas, strict=True):
+        mask = keep_between(delta, density, gamma)
+        masks.append(mask)
+        kept.append(_trimmed(delta, mask, rescale))
     return base + lam * combine(kept, masks, weights, normalize, vote)
 
 
 def keep_between(delta: Array, density: float, gamma: float) -> Mask:
-    """Drop the floor(gamma * n) largest magnitudes, keep the next floor(density * n).
+    """True for the k = floor(density n) largest magnitudes after the floor(gamma n) largest.
 
-    At most n - 1 are dropped and at least one is kept; fewer than floor(density * n) where no more
-    are left. What equals the smallest or the largest magnitude kept is kept as well.
+    k is at least 1 and at least one element is left over by gamma, so that nothing is wiped out;
+    where fewer than k are left, all that is left is kept. What ties with the first or the last kept
+    magnitude is kept as well. Products are taken in float64 before their floor.
     """
-    count = delta.size
-    if count == 0:
+    if delta.size == 0:
         return np.zeros(delta.shape, dtype=bool)
-    dropped = min(math.floor(gamma * count), count - 1)
-    wanted = max(1, math.floor(density * count))
     magnitudes = np.abs(delta)
-    window = np.sort(magnitudes, axis=None)[::-1][dropped : dropped + wanted]
-    return np.asarray((magnitudes >= window[-1]) & (magnitudes <= window[0]))
+    descending = np.sort(magnitudes, axis=None)[::-1]
+    dropped = min(math.floor(gamma * delta.size), delta.size - 1)
+    band = descending[dropped : dropped + max(1, math.floor(density * delta.size))]
+    return np.asarray((magnitudes <= band[0]) & (magnitudes >= band[-1]))
+
+
+# --- SCE ----------------------------------------------------------------------------------
 
 
 def sce(
@@ -158,87 +168,121 @@ def sce(
     select_topk: float = 1.0,
     lam: float = 1.0,
     normalize: bool = False,
+    weights: Sequence[float] | None = None,
 ) -> Array:
-    """SCE: select the elements that vary most across the members, calculate weights, elect signs.
+    """SCE: select the elements that differ most, calculate weights, erase the minority's sign.
 
-    Select: the floor(select_topk * n) largest variances (at least one; ties are all kept) of the
-    deltas, the variance being the mean of the squared deviations. Calculate: w_k = sum of the
-    squares of what is selected of delta k, over the sum of these of all members; all equal where
-    that is zero. Erase: sign consensus with these weights. Source: Wan et al. 2024,
-    arXiv 2408.07990.
+    Select: the floor(select_topk n) elements, at least one, whose variance across the members is
+    largest, with all that tie. Calculate: w_k = mean(d_k^2) over what is selected, divided by the
+    sum of the members' means; all zero where no delta is left; times the recipe's `weights` (1 by
+    default), without dividing by a sum again. Erase: `combine` by vote. Times lambda, plus b.
+    Source: Wan et al. 2024, arXiv 2408.07990 (FuseChat); docs/methods.md.
     """
     deltas = _deltas(members, base)
-    # A common shift leaves a variance as it is; by this one that of equal deltas is exactly 0.
-    shifted = [delta - deltas[0] for delta in deltas]
-    variance = _mean([(delta - _mean(shifted)) ** 2 for delta in shifted])
-    mask = keep_largest(variance, select_topk)
-    selected = [np.where(mask, delta, 0.0) for delta in deltas]
-    squares = [float(np.sum(delta * delta)) for delta in selected]
-    total = math.fsum(squares)
-    weights = [s / total for s in squares] if total > 0.0 else [1.0 / len(deltas)] * len(deltas)
-    return base + lam * combine(selected, [mask] * len(deltas), weights, normalize, vote=True)
+    selected = keep_largest(_variance(deltas), select_topk)
+    kept = [np.where(selected, delta, 0.0) for delta in deltas]
+    # All means are over the same number of elements, which cancels.
+    squares = [float(np.sum(delta * delta)) for delta in kept]
+    shares = [square / (sum(squares) or 1.0) for square in squares]
+    factors = [1.0] * len(members) if weights is None else weights
+    products = [factor * share for factor, share in zip(factors, shares, strict=True)]
+    return base + lam * combine(kept, [selected] * len(kept), products, normalize, vote=True)
 
 
-# --- robust centres ---------------------------------------------------------------------
+def _variance(arrays: Sequence[Array]) -> Array:
+    """The variance of each element across `arrays`, times K^2: a number to compare, not to use.
+
+    K^2 var = sum over the pairs i < j of (x_i - x_j)^2. Unlike deviations from a rounded mean this
+    is 0 where all are equal. The squares are added from the least: elements with the same values in
+    other order, shifted by an exact amount or negated tie exactly, as their variances do.
+    """
+    squares = [(one - other) ** 2 for one, other in combinations(arrays, 2)]
+    total = np.zeros_like(arrays[0])
+    for square in np.sort(np.array(squares), axis=0) if squares else []:
+        total = total + square
+    return total
+
+
+# --- robust centres -----------------------------------------------------------------------
 
 
 def median(members: Sequence[Array]) -> Array:
-    """The middle value of the members, element by element; the mean of the two of an even K."""
-    return np.asarray(np.median(np.stack(members), axis=0))
+    """The middle of the members' values, element by element; of an even K the middle two's mean."""
+    values = np.sort(np.stack(members), axis=0)
+    count = len(members)
+    return np.asarray((values[(count - 1) // 2] + values[count // 2]) / 2.0)
 
 
 def trimmed_mean(members: Sequence[Array], trim: float = 0.2) -> Array:
-    """The mean without the floor(trim * K) smallest and largest values, element by element.
+    """The mean of each element without the floor(trim K) smallest and as many largest values.
 
-    The middle value of an odd K, the middle two of an even K, are never trimmed.
+    The middle value of an odd number, or the middle two of an even one, always stay, so that
+    `trim` 0.5 gives the median.
     """
+    values = np.sort(np.stack(members), axis=0)
     count = len(members)
     cut = min(math.floor(trim * count), (count - 1) // 2)
-    return np.asarray(np.mean(np.sort(np.stack(members), axis=0)[cut : count - cut], axis=0))
+    return np.asarray(np.sum(values[cut : count - cut], axis=0) / (count - 2 * cut))
 
 
-# --- one member and the base ------------------------------------------------------------
+# --- the base and one member --------------------------------------------------------------
 
 
 def nearswap(member: Array, base: Array, t: float) -> Array:
-    """b + clip(t / abs(d), 0, 1) * d, abs(d) being 1e-6 at least: the member where it is near.
+    """b + clip(t / abs(d), 0, 1) d with abs(d) at least 1e-6: every element moves by t at most.
 
-    Source: mergekit's `nearswap`, after alchemonaut's.
+    Source: docs/methods.md.
     """
     delta = member - base
-    return base + np.clip(t / np.maximum(np.abs(delta), 1e-6), 0.0, 1.0) * delta
+    share = np.clip(t / np.maximum(np.abs(delta), 1e-6), 0.0, 1.0)
+    return base + share * delta
 
 
 def arcee_fusion(member: Array, base: Array) -> Array:
-    """Take the elements of outstanding importance from the member, the others from the base.
+    """The base, plus those elements of the delta whose importance stands out in the tensor.
 
-    Importance: abs(d) * sum(p log(p / q)) over the row, p and q being the softmax of the member's
-    and of the base's row plus 1e-8; a row runs along the last dimension. Outstanding: at least the
-    median + 1.5 * (upper quartile - lower quartile) of the tensor, linearly interpolated.
-    Source: mergekit's `arcee_fusion`.
+    The importance of an element is abs(d) times the divergence of its row from the base's, see
+    `_divergence`. Kept is what is at least median + 1.5 (upper - lower quartile) of all importances
+    of the tensor; quantiles are interpolated linearly. A row runs along the last dimension; a
+    scalar is a row of one, diverges by 0 and is kept, being no less than the threshold, 0.
+    Source: docs/methods.md.
     """
     if base.size == 0:
         return base.copy()
-
-    def importance_of_row(rows: Sequence[Array]) -> Array:
-        x, b = rows
-        p, q = _softmax(x) + 1e-8, _softmax(b) + 1e-8
-        return np.abs(x - b) * np.sum(p * np.log(p / q))
-
-    importance = _vector_by_vector(importance_of_row, [member, base], whole=False)
+    delta = member - base
+    importance = np.empty_like(delta)
+    for index in np.ndindex(delta.shape[:-1]):
+        importance[index] = np.abs(delta[index]) * _divergence(member[index], base[index])
     lower, middle, upper = np.quantile(importance, [0.25, 0.5, 0.75], method="linear")
     outstanding = importance >= middle + 1.5 * (upper - lower)
-    return base + np.where(outstanding, member - base, 0.0)
+    return base + np.where(outstanding, delta, 0.0)
 
 
-# --- unique and shared changes ----------------------------------------------------------
+def _divergence(member: Array, base: Array) -> float:
+    """sum p log(p / q), p and q the softmax of the two rows plus 1e-8.
+
+    p and q have the same sum, so sum p log(p / q) = sum (p log(p / q) - (p - q)), whose terms are
+    never negative. The plain sum cancels to (p - q)^2 / 2q: where a row moves by 1e-7, float64
+    leaves no digit of it.
+    """
+    p, q = _softmax(member) + 1e-8, _softmax(base) + 1e-8
+    return float(np.sum(p * np.log1p((p - q) / q) - (p - q)))
+
+
+def _softmax(row: Array) -> Array:
+    """exp(x) over its sum; the largest is subtracted first, which cancels."""
+    powers = np.exp(row - np.max(row))
+    return np.asarray(powers / np.sum(powers))
+
+
+# --- RAM ----------------------------------------------------------------------------------
 
 
 def ram(members: Sequence[Array], base: Array, epsilon: float = 1e-5) -> Array:
-    """RAM: an element only one member changed is that change, of shared ones the mean.
+    """RAM: what one member alone has changed, whole; what several have, their mean.
 
-    Member k has an element where abs(d_k) > epsilon. The mean is over those that have it. Elements
-    nobody has are the base. Source: arXiv 2601.13572.
+    A member has an element when abs(d) > epsilon. Plus the base; where no member has the element,
+    the base. Source: docs/methods.md.
     """
     return ramplus_tl(members, base, epsilon, r=0.0)
 
@@ -250,25 +294,29 @@ def ramplus_tl(
     r: float = 0.1,
     alpha: float = 0.2,
 ) -> Array:
-    """RAM, the elements only member k has times 1 + r * min(rho_k, alpha).
+    """RAM with each member's lone elements enlarged by 1 + r min(rho_k, alpha).
 
-    rho_k = how many elements member k shares with others / how many it has alone, in this tensor;
-    0 where it has none alone. Source: arXiv 2601.13572, per tensor.
+    rho_k is the number of elements that member k shares with some other member over the number
+    that it has alone, in this tensor. Shared elements are averaged as in `ram`.
+    Source: docs/methods.md.
     """
     deltas = _deltas(members, base)
     has = [np.abs(delta) > epsilon for delta in deltas]
-    owners = np.sum(has, axis=0)
+    owners = np.sum(np.stack(has), axis=0)
     merged = np.zeros_like(base)
-    for delta, mine in zip(deltas, has, strict=True):
-        alone, shared = mine & (owners == 1), mine & (owners > 1)
-        unique = int(np.count_nonzero(alone))
-        rho = int(np.count_nonzero(shared)) / unique if unique > 0 else 0.0
-        merged = merged + np.where(alone, (1.0 + r * min(rho, alpha)) * delta, 0.0)
-        merged = merged + np.where(shared, delta / np.maximum(owners, 1), 0.0)
+    for delta, own in zip(deltas, has, strict=True):
+        merged = merged + np.where(own, delta, 0.0)
+    merged = np.where(owners > 1, merged / np.maximum(owners, 1), merged)
+    for own in has:
+        alone = own & (owners == 1)
+        lone_count, shared_count = np.count_nonzero(alone), np.count_nonzero(own & (owners > 1))
+        if lone_count:  # without any there is nothing to enlarge
+            factor = 1.0 + r * min(shared_count / lone_count, alpha)
+            merged = np.where(alone, factor * merged, merged)
     return base + merged
 
 
-# --- parts ------------------------------------------------------------------------------
+# --- parts --------------------------------------------------------------------------------
 
 
 def combine(
@@ -278,68 +326,66 @@ def combine(
     normalize: bool,
     vote: bool,
 ) -> Array:
-    """sum_k w_k d_k over the members that keep an element, or with `vote` those of the agreed sign.
+    """One delta out of what is kept of K, element by element, before lambda and the base.
 
-    `kept` are the deltas, zero outside their masks. The agreed sign is that of sum_k w_k d_k, zero
-    counting as +; a member agrees where its w_k d_k has that sign, so nowhere it is zero.
-    `normalize` divides by sum w of the members that were added up, unless that is exactly 0.
+    `kept` are the deltas, 0 where their mask is not. Sum: sum_k w_k d_k; `normalize` divides by the
+    sum of the weights of the members that keep the element. Sign consensus (`vote`): the sign s of
+    an element is that of sum_k w_k d_k, + where this is 0; only the members for which w_k d_k has
+    the sign s count, in the sum and in the divisor. A kept zero has neither sign and never counts,
+    as in the TIES paper, whose sgn(0) is 0. Where the divisor is exactly 0 nothing is divided.
+    Source: Yadav et al. 2023, arXiv 2306.01708, for the consensus; docs/methods.md.
     """
     weighted = [weight * delta for weight, delta in zip(weights, kept, strict=True)]
-    counted = [np.asarray(mask) for mask in masks]
+    counts = list(masks)
     if vote:
-        agreed = np.where(sum(weighted) < 0.0, -1.0, 1.0)
-        counted = [np.asarray(np.sign(delta) == agreed) for delta in weighted]
-    summed = np.zeros_like(kept[0])
-    divisor = np.zeros_like(kept[0])
-    for weight, delta, takes_part in zip(weights, weighted, counted, strict=True):
-        summed = summed + np.where(takes_part, delta, 0.0)
-        divisor = divisor + np.where(takes_part, weight, 0.0)
-    if normalize:
-        summed = summed / np.where(divisor == 0.0, 1.0, divisor)
-    return summed
+        total = np.zeros_like(kept[0])
+        for delta in weighted:
+            total = total + delta
+        positive = total >= 0.0
+        counts = [
+            mask & np.where(positive, delta > 0.0, delta < 0.0)
+            for mask, delta in zip(masks, weighted, strict=True)
+        ]
+    summed, divisor = np.zeros_like(kept[0]), np.zeros_like(kept[0])
+    for delta, count, weight in zip(weighted, counts, weights, strict=True):
+        summed = summed + np.where(count, delta, 0.0)
+        divisor = divisor + np.where(count, weight, 0.0)
+    if not normalize:
+        return summed
+    return np.asarray(summed / np.where(divisor == 0.0, 1.0, divisor))
+
+
+def _trimmed(delta: Array, mask: Mask, rescale: bool) -> Array:
+    """The delta where the mask is, else 0; `rescale`: times the L1 norm before over after."""
+    trimmed = np.where(mask, delta, 0.0)
+    return trimmed * _l1_ratio(delta, trimmed) if rescale else trimmed
 
 
 def uniform(seed: int, tensor: str, member: int, count: int) -> Array:
-    """`count` numbers in [0, 1): element i depends on seed, tensor name, member number and i alone.
+    """U(seed, tensor, member, i) for i = 0 .. count - 1: float64 in [0, 1), multiples of 2^-53.
 
-    SplitMix64 in counter mode, its key the 8-byte BLAKE2b digest of "seed NUL member NUL tensor"
-    read as a little-endian integer. Source: Steele, Lea and Flood 2014.
+    The key is the 8-byte BLAKE2b hash, read as a little-endian number, of the UTF-8 text of seed,
+    member and tensor with a zero byte between each two; member counts from 0. The draws are the
+    upper 53 bits of the outputs of SplitMix64 with that key as its seed.
+    Source: the package's documented derivation, mergekit_embed/kernels/draw.py.
     """
-    text = f"{seed}\0{member}\0{tensor}".encode()
+    text = b"\0".join([str(seed).encode(), str(member).encode(), tensor.encode()])
     key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-    return np.array([(z >> 11) / 2.0**53 for z in splitmix64(key, count)], dtype=np.float64)
+    return np.array([(z >> 11) * 2.0**-53 for z in splitmix64(key, count)], dtype=np.float64)
 
 
 def splitmix64(key: int, count: int) -> list[int]:
-    """The first `count` outputs of SplitMix64 whose state is `key`: 64-bit unsigned integers."""
-    below = 2**64
+    """The first `count` outputs of SplitMix64 seeded with `key`, unsigned 64-bit numbers.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"; constants
+    and form are those of Vigna's public-domain splitmix64.c.
+    """
     outputs = []
-    for i in range(count):
-        z = (key + (i + 1) * 0x9E3779B97F4A7C15) % below
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % below
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % below
+    state = key
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
         outputs.append(z ^ (z >> 31))
     return outputs
-
-
-def _below(chance: Array, seed: int, tensor: str, member: int) -> Mask:
-    """True where the random number of an element is below its `chance`."""
-    numbers = uniform(seed, tensor, member, chance.size).reshape(chance.shape)
-    return np.asarray(numbers < chance)
-
-
-def _rescaled(delta: Array, mask: Mask, chance: Array, rescale: Rescale) -> Array:
-    """`delta` where `mask`, zero elsewhere, rescaled as told; kept elements have a chance > 0."""
-    kept = np.where(mask, delta, 0.0)
-    if rescale == "exact":
-        return kept / np.where(mask, chance, 1.0)
-    return kept * _l1_ratio(delta, kept) if rescale else kept
-
-
-def _mean(arrays: Sequence[Array]) -> Array:
-    return np.asarray(np.mean(np.stack(arrays), axis=0))
-
-
-def _softmax(row: Array) -> Array:
-    powers = np.exp(row - np.max(row))
-    return np.asarray(powers / np.sum(powers))

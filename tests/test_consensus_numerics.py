@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,32 @@ def test_a_member_in_another_place_draws_other_elements(
     tensor = "embeddings.word_embeddings.weight"
     moved = (read_folder(tmp_path / "out")[tensor] != zoo.base[tensor]).mean()
     assert moved > 0.5  # two draws of 0.4 together; one alone would move 0.4
+
+
+def merged_of(recipe: dict[str, Any], members: Sequence[Any], base: Any, root: Path) -> Any:
+    """One float64 tensor merged by the package."""
+    name = "encoder.layer.0.output.dense.weight"
+    models = [
+        {"model": str(write_folder(root / f"member{i}", {name: member}, "F64"))}
+        for i, member in enumerate(members)
+    ]
+    start = str(write_folder(root / "base", {name: base}, "F64"))
+    whole = {**recipe, "models": models, "base_model": start}
+    mergekit_embed.merge(whole, root / "out", device="cpu")
+    return read_folder(root / "out")[name]
+
+
+def test_sce_keeps_all_elements_that_vary_alike(tmp_path: Path) -> None:
+    # 0, 1 and 3 in all six orders have one variance, 14 / 9: all six places tie for the largest
+    columns = np.array(list(permutations((0.0, 1.0, 3.0)))).T
+    recipe = {"merge_method": "sce", "parameters": {"select_topk": 0.01}}
+    result = merged_of(recipe, list(columns), np.zeros(6), tmp_path)
+    np.testing.assert_allclose(result, [4 / 3] * 6, rtol=1e-13)
+
+
+def test_arcee_fusion_decides_small_changes_as_exact_arithmetic_does(tmp_path: Path) -> None:
+    # The importances, times 2e24, are 59.8 119.6, 2.0 0, 5.3 0 and 24.9 13.8, the threshold 57.8.
+    base = np.array([[0, 0.25], [0.5, 0.75], [-0.75, 0.25], [0.75, -0.5]])
+    member = base + 1e-8 * np.array([[-3, 6], [2, 0], [3, 0], [9, 5]])
+    result = merged_of({"merge_method": "arcee_fusion"}, [member], base, tmp_path)
+    assert np.argwhere(result != base).tolist() == [[0, 0], [0, 1]]

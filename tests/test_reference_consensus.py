@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+from collections.abc import Sequence
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -44,8 +45,8 @@ def test_splitmix64_gives_its_published_outputs() -> None:
 
 
 def test_uniform_draws_from_the_hash_of_seed_member_and_tensor() -> None:
-    digest = hashlib.blake2b(b"7\x001\x00layer.0.weight", digest_size=8).digest()
-    key = sum(byte << (8 * place) for place, byte in enumerate(digest))
+    # printf '7\0001\0layer.0.weight' | b2sum -l 64, its bytes from the last to the first
+    key = 0x5BC6D0F474F15479
     numbers = con.uniform(SEED, TENSOR, 1, 5)
     assert numbers.tolist() == [(z // 2**11) / 2**53 for z in con.splitmix64(key, 5)]
     assert numbers.dtype == np.float64
@@ -88,6 +89,9 @@ def test_combine_by_vote_takes_the_agreeing_only() -> None:
     same(con.combine([array(1), array(-1)], [masks[0][:1]] * 2, [1, 1], True, True), 1)
     # the sign is that of w d: with -1 the first member votes for the other side
     same(con.combine([array(1), array(-3)], [masks[0][:1]] * 2, [-1, 1], False, True), -4)
+    # a kept zero takes part in a sum, but agrees with no sign
+    same(con.combine([array(2), array(0)], [masks[0][:1]] * 2, [1, 1], True, False), 1)
+    same(con.combine([array(2), array(0)], [masks[0][:1]] * 2, [1, 1], True, True), 2)
     # and the weights of those that agree may cancel: not divided
     same(con.combine([array(1), array(-3)], [masks[0][:1]] * 2, [-1, 1], True, True), -4)
 
@@ -95,28 +99,37 @@ def test_combine_by_vote_takes_the_agreeing_only() -> None:
 # --- DARE and DELLA -----------------------------------------------------------------------
 
 
-def test_dare_keeps_what_draws_below_the_density() -> None:
-    base, members = normal((3, 4), 0), [normal((3, 4), 1), normal((3, 4), 2)]
-    plain = con.dare(members, base, [1, 2], [0.5, 0.25], SEED, TENSOR, rescale=False)
-    expected = base.copy()
-    for k, (weight, density) in enumerate([(1, 0.5), (2, 0.25)]):
-        numbers = con.uniform(SEED, TENSOR, k, 12)
-        for i, index in enumerate(np.ndindex(3, 4)):  # i counts in C order
-            if numbers[i] < density:
-                expected[index] += weight * (members[k][index] - base[index])
-    np.testing.assert_allclose(plain, expected, rtol=1e-13)
+def draw(monkeypatch: pytest.MonkeyPatch, *rows: Sequence[float]) -> None:
+    """Let the references draw these numbers, a row for each member."""
+
+    def drawn(seed: int, tensor: str, member: int, count: int) -> ref.Array:
+        assert (seed, tensor, count) == (SEED, TENSOR, len(rows[member]))
+        return array(*rows[member])
+
+    monkeypatch.setattr(con, "uniform", drawn)
 
 
-def test_dare_rescales_by_norms_or_by_density() -> None:
-    base, member = array(0, 0, 0, 0, 0, 0), array(1, -2, 3, -4, 5, -6)
-    numbers = con.uniform(SEED, TENSOR, 0, 6)
-    density = float(np.sort(numbers)[3])  # three are below
-    mask = numbers < density
-    assert np.count_nonzero(mask) == 3
-    by_norm = con.dare([member], base, [1], [density], SEED, TENSOR)
-    same(by_norm, *(np.where(mask, member, 0) * 21 / np.sum(np.abs(member[mask]))))
-    exact = con.dare([member], base, [1], [density], SEED, TENSOR, rescale="exact", lam=2)
-    same(exact, *(np.where(mask, member, 0) * 2 / density))
+DARE_BASE = array([10, 10], [10, 10])
+DARE_MEMBERS = [array([11, 12], [7, 14]), array([18, 6], [12, 11])]  # deltas 1 2 -3 4, 8 -4 2 1
+
+
+def test_dare_keeps_what_draws_below_the_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(monkeypatch, [0.1, 0.6, 0.3, 0.5], [0.9, 0.2, 0.0, 0.25])
+    # with densities 1/2 and 1/4: kept are 1 . -3 . and . -4 2 . (0.5 and 0.25 are not below)
+    arguments = (DARE_MEMBERS, DARE_BASE, [1, 2], [0.5, 0.25], SEED, TENSOR)
+    same(con.dare(*arguments, rescale=False), [11, 2], [11, 10])
+    same(con.dare(*arguments, rescale=False, normalize=True), [11, 6], [10 + 1 / 3, 10])
+    same(con.dare(*arguments, rescale=False, vote=True), [11, 2], [14, 10])
+    same(con.dare(*arguments, rescale=False, vote=True, normalize=True), [11, 6], [12, 10])
+
+
+def test_dare_rescales_by_norms_or_by_density(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(monkeypatch, [0.1, 0.6, 0.3, 0.5], [0.9, 0.2, 0.0, 0.25])
+    arguments = (DARE_MEMBERS, DARE_BASE, [1, 2], [0.5, 0.25], SEED, TENSOR)
+    # norms: 10 over 4 and 15 over 6, both 2.5; densities: 2 and 4
+    same(con.dare(*arguments), [12.5, -10], [12.5, 10])
+    same(con.dare(*arguments, rescale="exact"), [12, -22], [20, 10])
+    same(con.dare(*arguments, rescale="exact", lam=0.5), [11, -6], [15, 10])
 
 
 def test_dare_at_its_ends_and_with_a_vote() -> None:
@@ -151,22 +164,17 @@ def test_della_clips_the_ends_before_it_interpolates() -> None:
     assert con.della_probabilities(np.zeros((0, 3)), 0.5, 0.1).shape == (0, 3)
 
 
-def test_della_keeps_by_these_probabilities_and_rescales() -> None:
-    base, member = normal((4, 5), 0), normal((4, 5), 1)
-    delta = member - base
-    chance = con.della_probabilities(delta, 0.5, 0.3)
-    mask = con.uniform(SEED, TENSOR, 0, 20).reshape(4, 5) < chance
-    kept = np.where(mask, delta, 0)
-    assert 0 < np.count_nonzero(mask) < 20
-    ratio = np.sum(np.abs(delta)) / np.sum(np.abs(kept))
+def test_della_keeps_by_these_probabilities_and_rescales(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, member = np.ones((2, 3)), array([2, -1, 5], [7, 1, 2])  # deltas 1 -2 4 and 6 0 1
+    # with 0.5 -/+ 0.3 the probabilities are 0.2 0.5 0.8 and 0.8 0.2 0.5: kept are . -2 4 and 6 . .
+    draw(monkeypatch, [0.3, 0.4, 0.7, 0.1, 0.2, 0.6])
     for vote in (True, False):
         arguments = ([member], base, [2], [0.5], [0.3], SEED, TENSOR)
         plain = con.della(*arguments, normalize=False, rescale=False, vote=vote)
-        np.testing.assert_allclose(plain, base + 2 * kept, rtol=1e-13)
+        same(plain, [1, -3, 9], [13, 1, 1])
+        # the norm of the whole tensor, 14 over 12, not that of a row
         by_norm = con.della(*arguments, normalize=True, vote=vote)
-        np.testing.assert_allclose(by_norm, base + ratio * kept, rtol=1e-13)
-        exact = con.della(*arguments, normalize=True, rescale="exact", vote=vote)
-        np.testing.assert_allclose(exact, base + kept / chance, rtol=1e-13)
+        same(by_norm, [1, 1 - 7 / 3, 1 + 14 / 3], [8, 1, 1])
 
 
 def test_della_without_epsilon_is_dare() -> None:
@@ -236,6 +244,26 @@ def test_sce_weighs_by_the_squares_of_what_varies() -> None:
     np.testing.assert_array_equal(con.sce(members, base), con.sce(members, base, 0.75))
 
 
+def test_sce_keeps_all_elements_that_vary_alike() -> None:
+    # three numbers in all six orders have one variance, so all six places tie for the largest,
+    # however float64 would round a sum in another order; equal squares: each member weighs a third
+    for a, b in ((1.0, 3.0), (0.1, 0.3)):
+        columns = list(permutations((0.0, a, b)))
+        members = [array(*(column[k] for column in columns)) for k in range(3)]
+        same(con.sce(members, np.zeros(6), 0.01), *[(a + b) / 3] * 6)
+    # they tie shifted and negated: 0 1 3, 5 6 8 and 0 -1 -3; squares 25, 38, 82
+    members = [array(0, 5, 0), array(1, 6, -1), array(3, 8, -3)]
+    mean = (25 * 5 + 38 * 6 + 82 * 8) / 145
+    lone = (38 + 3 * 82) / 145
+    same(con.sce(members, np.zeros(3), 0.01), lone, mean, -lone)
+
+
+def test_sce_multiplies_the_shares_by_the_weights() -> None:
+    base, members = array(0, 0), [array(3, 0), array(0, -1)]  # shares 9/10 and 1/10
+    same(con.sce(members, base, weights=[2, -5]), 5.4, 0.5)
+    same(con.sce(members, base, normalize=True, weights=[2, -5]), 3, -1)
+
+
 def test_sce_is_scale_free_and_defined_without_a_change() -> None:
     base = array(0, 0)
     members = [array(3, 1), array(-1, 2)]
@@ -295,14 +323,29 @@ def test_arcee_fusion_weighs_a_row_by_its_divergence() -> None:
     # softmax of log values is these values over their sum: p = 3/4, 1/4 and q = 1/2, 1/2
     moved, still = array(math.log(3), 0), array(5, 5)
     member, base = np.stack([moved, still]), np.zeros((2, 2))
-    p = [3 / 4 + 1e-8, 1 / 4 + 1e-8]
-    q = 1 / 2 + 1e-8
-    divergence = p[0] * math.log(p[0] / q) + p[1] * math.log(p[1] / q)
-    # importances: log 3 * divergence, and three zeros; a row only shifted diverges by nothing
-    assert divergence > 0.1
-    upper = 0.25 * math.log(3) * divergence  # a quarter of the way from the third to the fourth
-    assert math.log(3) * divergence > 1.5 * upper > 0
+    # a row only shifted diverges by nothing, however large its delta: the importances are one
+    # number and three zeros, the threshold 3/8 of that number
     same(con.arcee_fusion(member, base), [math.log(3), 0], [0, 0])
+
+
+def test_divergence_is_the_one_of_the_softmaxes() -> None:
+    p, q = [3 / 4 + 1e-8, 1 / 4 + 1e-8], 1 / 2 + 1e-8
+    wanted = p[0] * math.log(p[0] / q) + p[1] * math.log(p[1] / q)
+    assert con._divergence(array(math.log(3), 0), array(0, 0)) == pytest.approx(wanted, rel=1e-13)
+    assert wanted == pytest.approx(0.75 * math.log(1.5) - 0.25 * math.log(2), rel=1e-6)
+    # to the second order it is q (1 - q) d^2 / 2
+    assert con._divergence(array(1e-9, 0), array(0, 0)) == pytest.approx(1e-18 / 8, rel=1e-5)
+
+
+def test_arcee_fusion_decides_small_changes_like_large_ones() -> None:
+    # A pair with the values a, b diverges by (d0 - d1)^2 / (4 + 4 cosh(a - b)), to the first order:
+    # times 2e16, 19.94, 0.98, 1.77 and 2.77. The importances, times 2e24, are 59.8 119.6, 2.0 0,
+    # 5.3 0 and 24.9 13.8; the quartiles 1.5, 9.6 and 33.6, the threshold 57.8.
+    base = array([0, 0.25], [0.5, 0.75], [-0.75, 0.25], [0.75, -0.5])
+    member = base + 1e-8 * array([-3, 6], [2, 0], [3, 0], [9, 5])
+    expected = base.copy()
+    expected[0] = member[0]
+    np.testing.assert_allclose(con.arcee_fusion(member, base), expected, rtol=0, atol=1e-15)
 
 
 def test_arcee_fusion_of_a_scalar_or_of_nothing() -> None:
@@ -332,9 +375,7 @@ def test_ramplus_enlarges_unique_changes_by_what_is_shared() -> None:
     # rho is 1 / 1 for the first member, 1 / 2 for the second
     same(con.ramplus_tl(members, RAM_BASE, alpha=10, r=0.2), 5.8, 4, -2.3, 1, 6.5)
     same(con.ramplus_tl(members, RAM_BASE), 5.08, 4, -2.06, 1, 6.1)
-    np.testing.assert_array_equal(
-        con.ramplus_tl(members, RAM_BASE, r=0.0), con.ram(members, RAM_BASE)
-    )
+    same(con.ramplus_tl(members, RAM_BASE, r=0.0), 5, 4, -2, 1, 6)
     shared_only = [array(1, 2), array(3, 4)]
     same(con.ramplus_tl(shared_only, array(0, 0)), 2, 3)
     same(con.ramplus_tl([array(1, 2)], array(0, 0)), 1, 2)  # nothing is shared: rho is 0
