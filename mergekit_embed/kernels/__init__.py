@@ -87,15 +87,18 @@ class Magnitude:
 
 @dataclass(frozen=True, slots=True)
 class Variance:
-    """The variance of the deltas across the members: `mean (d_k - mean d)^2`."""
+    """The variance of the deltas across the members: `sum_{i<j} (d_i - d_j)^2 / K^2`.
+
+    The squares are added from the least, so that equal variances are equal numbers.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Importance:
     """`|d|` times the divergence of the row's softmax from the origin's, of the first member.
 
-    `sum p log(p / q)` with `p`, `q` the softmax of the member's and the origin's row, plus 1e-8. A
-    chunk holds whole rows of this length.
+    `sum p log(p / q)` with `p`, `q` the softmax of the member's and the origin's row, plus 1e-8,
+    summed as `p log1p((p - q) / q) - (p - q)`. A chunk holds whole rows of this length.
     """
 
     row: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from . import Band, Combine, Draw, Importance, Keep, Magnitude, Measure, RankedDraw
 from .draw import GAMMA, LAST_SHIFT, MIX, signed
+
+PAIR_ELEMENTS = 2**21
+"""Most differences of pairs of members that are at hand at once."""
 
 
 def halved(terms: Tensor) -> Tensor:
@@ -36,25 +40,33 @@ def measure_of(vectors: Sequence[Tensor], origin: Tensor, measure: Measure) -> T
 
 
 def _variance(members: Sequence[Tensor]) -> Tensor:
-    """Variance around the first member, so that equal members have none at all."""
-    shifted = [member - members[0] for member in members]
-    mean = torch.zeros_like(members[0])
-    for shift in shifted:
-        mean += shift
-    count = torch.full_like(mean, len(members))  # a tensor: see `TorchKernels.centre`
-    mean /= count
-    spread = torch.zeros_like(mean)
-    for shift in shifted:
-        spread += (shift - mean) ** 2
-    return spread / count
+    """Sums of squared differences of all pairs, over K^2, the least first.
+
+    Deviations from a rounded mean would break ties of equal variances by the order of the members.
+    """
+    count = len(members)
+    spread = torch.zeros_like(members[0])
+    if count == 1:
+        return spread
+    step = max(1, PAIR_ELEMENTS // (count * (count - 1) // 2))
+    for start in range(0, len(spread), step):
+        part = [member[start : start + step] for member in members]
+        pairs = [(left - right) ** 2 for left, right in itertools.combinations(part, 2)]
+        total = spread[start : start + step]
+        for squares in torch.stack(pairs).sort(dim=0).values:
+            total += squares
+    return spread / torch.full_like(spread, count**2)  # a tensor: see `TorchKernels.centre`
 
 
 def _importance(member: Tensor, base: Tensor, row: int) -> Tensor:
     ours = torch.softmax(member.reshape(-1, row), dim=1) + 1e-8
     theirs = torch.softmax(base.reshape(-1, row), dim=1) + 1e-8
-    divergence = halved((ours * (ours / theirs).log()).T[None])[0]
+    # p and q have one sum, so p log(p / q) - (p - q) adds up to the same, and no term is negative:
+    # of rows that are nearly alike, p log(p / q) would leave nothing but rounding.
+    change = ours - theirs
+    terms = ours * (change / theirs).log1p() - change
+    divergence = halved(terms.T[None])[0]
     size = (member - base).abs_().reshape(-1, row)
-    # The divergence of two rows that all but agree may round below zero.
     importance: Tensor = size * divergence.clamp(min=0.0)[:, None]
     return importance.reshape(-1)
 
