@@ -494,6 +494,7 @@ VALUES = (
     "smallest",
     "largest",
     "tiny deltas",
+    "opposite",
 )
 
 LENGTHS = {  # around a block, around the chunk of a few blocks, and longer rows than a block
@@ -521,6 +522,10 @@ def edge(kind: str, dtype: str, squares: bool, generator: np.random.Generator) -
         start *= 0.0
     elif kind == "zeros":
         start, deltas = start * 0.0, deltas * 0.0
+    elif kind == "opposite":
+        # Of few bits, so that no exact result is half-way between two numbers of a stored type.
+        one = np.clip(np.rint(16.0 * deltas[0]), -7.0, 7.0) / 8.0
+        start, deltas = start * 0.0, np.stack([one, -0.5 * one, 2.0 * one])
     elif kind == "tiny deltas":
         start, deltas = np.sign(start) * (np.abs(start) < 1), deltas * 2.0 ** (3 - precision)
     elif kind == "smallest":
