@@ -417,6 +417,11 @@ def test_a_rank_that_holds_the_sum_changes_nothing(bag: Bag, tmp_path: Path) -> 
     assert files(made(roomy, tmp_path / "b").path) == files(exact)
 
 
+def test_a_rank_that_is_the_sum_cuts_nothing_off(bert: Bag) -> None:
+    exact = files(made(bert.recipe("linear"), Path("a")).path)  # of rank 4 + 3
+    assert files(made(bert.recipe("linear", adapter_output={"rank": 7}), Path("b")).path) == exact
+
+
 def test_a_rank_over_the_size_of_a_matrix_is_that_size(bert: Bag, tmp_path: Path) -> None:
     for seed in (0, 1):
         adapt(bert.base, Path(f"lora{seed}"), seed, r=30)

@@ -199,6 +199,13 @@ def test_block_by_block_the_factors_are_those_of_the_whole(
     assert np.isfinite(whole.left).all() and np.abs(whole.left).max() < 10
 
 
+def test_directions_that_are_rounding_alone_do_not_blow_up() -> None:
+    matrix = np.outer(np.random.default_rng(0).standard_normal(500), np.ones(24))
+    got = truncated_tall(lambda: np.split(matrix, 10), 500, 24)
+    assert np.abs(got.left).max() < 10, "a division by the root of a vanishing value overflows"
+    np.testing.assert_allclose(got.left @ got.right, matrix, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("build", [build_minilm, build_gpt2], ids=lambda b: b.__name__)
 def test_an_adapter_is_the_same_however_its_matrices_are_cut(
     build: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,8 +29,10 @@ from ..recipe.into_adapter import ADVICE
 from ..recipe.source import in_file_order
 from .adapter_folder import check_adapter_place, lora_config, module_of
 from .adapter_members import Members, Touched, open_members, touched
+from .low_rank import BLOCK_ELEMENTS
 from .plan import check_space
 from .planner import guilty, rehearse
+from .reader import FACTOR_BYTES
 
 CHUNK = 2**20
 """Elements of a whole tensor that are merged at a time."""
@@ -146,10 +148,10 @@ class AdapterPlan:
         for target in self.targets:
             total = sum(update.rank for update in target.touched.updates if update)
             if total:
-                held.append(8 * total * (6 * sum(target.touched.base.shape) + 8 * total))
+                held.append(8 * total * (4 * sum(target.touched.base.shape) + 8 * total))
             if target.whole:
-                held.append(8 * CHUNK * (2 * len(self.members.adapters) + 6))
-        return PROCESS_BYTES + max(held)
+                held.append(8 * CHUNK * (2 * len(self.members.adapters) + 6) + FACTOR_BYTES)
+        return PROCESS_BYTES + 32 * BLOCK_ELEMENTS + max(held)
 
     def check(self) -> None:
         """Refuse an output that is taken.

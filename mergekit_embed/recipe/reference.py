@@ -183,7 +183,6 @@ adapter_output: {rank: 16}             # true: all factors side by side, exact
 
 What it computes, and which methods it knows: [methods.md](methods.md#adapters-into-one-adapter).
 `adapter_output` is `true`, or a map with
-
 """
 
 SLICES = """\
