@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..dtypes import DType
+from .remapped import RemappedTensor
 from .tensor import Shape, StoredTensor
 
 
@@ -80,5 +81,6 @@ class FoldedTensor:
         return self.start.offset
 
 
-Tensor = StoredTensor | FoldedTensor
-"""A tensor of a model: as a file holds it, or as an adapter changes it."""
+Tensor = StoredTensor | FoldedTensor | RemappedTensor
+"""A tensor of a model: as a file holds it, as an adapter changes it, or with its rows in another
+order."""

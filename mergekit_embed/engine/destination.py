@@ -313,29 +313,37 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def copy_shell(plan: Plan, target: Path) -> None:
-    """Copy every file but the weights; some tell of another stored type, of layers, of edits."""
-    shell = plan.shell
-    for source in sorted(_shell_files(shell.root)):
-        copied = target / source.relative_to(shell.root)
+    """Write every file but the weights: the shell's, but for what the plan says of some."""
+    root = plan.shell.root
+    shell = {path.relative_to(root).as_posix(): path for path in _shell_files(root)}
+    kept = {path: source for path, source in shell.items() if path not in plan.omitted}
+    sources: dict[str, Path | bytes] = {**kept, **plan.written}
+    for path, source in sorted(sources.items()):
+        copied = target / path
         copied.parent.mkdir(parents=True, exist_ok=True)
-        content = _edited(plan, source)
+        content = _edited(plan, path, source)
         if content is not None:
             _write_json(copied, content)
             continue
-        shutil.copyfile(source, copied)
+        if isinstance(source, bytes):
+            copied.write_bytes(source)
+        else:
+            shutil.copyfile(source, copied)
         _sync(copied)
-    for module in shell.modules:
+    for module in plan.shell.modules:
         (target / module.path).mkdir(parents=True, exist_ok=True)
 
 
-def _edited(plan: Plan, source: Path) -> dict[str, Any] | None:
-    """What a JSON file says in the result, when that is not what it says in the shell."""
+def _edited(plan: Plan, path: str, source: Path | bytes) -> dict[str, Any] | None:
+    """What a JSON file says in the result, when that is not what it says at its source."""
     dtype, layers = plan.recipe.dtype, plan.layers
-    told = plan.told.get(source.relative_to(plan.shell.root).as_posix(), {})
-    config = source.name == "config.json" and _is_transformers(plan.shell, source)
+    told = plan.told.get(path, {})
+    config = Path(path).name == "config.json" and _is_transformers(
+        plan.shell, plan.shell.root / path
+    )
     if not told and not (config and (dtype is not None or layers is not None)):
         return None
-    content = read_object(source)
+    content = json.loads(source) if isinstance(source, bytes) else read_object(source)
     if config and dtype is not None:
         content = _with_dtype(content, dtype)
     if config and layers is not None:

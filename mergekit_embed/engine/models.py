@@ -59,7 +59,7 @@ def open_models(recipe: Recipe) -> Models:
         except NotFoundError as error:
             problems.append(recipe.source.problem(at, str(error)))
         except CheckpointError as error:
-            raise CheckpointError(error.path, _located(recipe, at, error)) from error
+            raise CheckpointError(error.path, located(recipe, at, error)) from error
     if problems:
         raise RecipeError(in_file_order(problems))
     members = tuple(found[member.reference] for member in recipe.members)
@@ -67,7 +67,8 @@ def open_models(recipe: Recipe) -> Models:
     return Models(members, tuple(m.place for m in recipe.members), base, _shell(members, base))
 
 
-def _located(recipe: Recipe, place: Place, error: CheckpointError) -> str:
+def located(recipe: Recipe, place: Place, error: CheckpointError) -> str:
+    """The message of an error of a model's files, with the model's place in the recipe."""
     message = str(error).removeprefix(f"{error.path}: ")
     return f"{message} ({recipe.source.where(place)})"
 
@@ -105,8 +106,9 @@ def disagreements(recipe: Recipe, models: Models) -> list[Problem]:
 def _advice(aspect: str, shell: Checkpoint) -> str:
     if aspect not in OPTIONS:
         return (
-            "Rows of the embedding table would be merged with those of other tokens. Drop this "
-            "member."
+            "Rows of the embedding table would be merged with those of other tokens. Set "
+            "`tokenizer_source: union` to merge them by token and keep every token, or "
+            f"`tokenizer_source: base` to keep only the tokens of {shell.label}."
         )
     return (
         f"Merging them changes every embedding. Drop this member, or set {OPTIONS[aspect]} to "

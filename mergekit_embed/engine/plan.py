@@ -116,8 +116,9 @@ class Plan:
     `shell` is the model that every file but the weights comes from. `notes` are things the user
     should know that are not errors. `layers` are the shell's layers that config.json is to tell
     of, when they are not simply all. `edits` says in words what is done to merged weights, `told`
-    what other files are to say of it, by their path in the shell's folder. `overwrite` allows
-    the output to be a model's folder.
+    what other files are to say of it, by their path in the shell's folder. `written` are whole
+    files that stand there instead of the shell's, by their path, and `omitted` those of the shell
+    that are left out. `overwrite` allows the output to be a model's folder.
     """
 
     recipe: Recipe
@@ -132,6 +133,8 @@ class Plan:
     notes: tuple[str, ...]
     edits: tuple[str, ...] = ()
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    written: Mapping[str, Path | bytes] = field(default_factory=dict, repr=False)
+    omitted: frozenset[str] = frozenset()
     overwrite: bool = False
 
     @property

@@ -22,6 +22,7 @@ from .matching import Match, match_tensors
 from .models import disagreements, open_models, remarks
 from .plan import Index, Job, Plan, WeightFile
 from .slicing import shell_layers
+from .vocabularies import plan_vocabulary
 
 
 def make_plan(recipe: Recipe, output: Path) -> Plan:
@@ -32,8 +33,11 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         CheckpointError: when a model's files are broken.
         PlanError: with everything that keeps the models from being merged as the recipe says.
     """
-    models = open_models(recipe)
-    problems = disagreements(recipe, models)
+    vocabulary = plan_vocabulary(recipe, open_models(recipe))
+    models = vocabulary.models
+    problems = [*vocabulary.problems, *disagreements(recipe, models)]
+    if vocabulary.problems:  # without one vocabulary, shapes differ that need not
+        raise PlanError(in_file_order(problems))
     matches, misfits, notes = match_tensors(recipe, models)
     problems += misfits
     problems += [_opaque(recipe, match) for match in matches if _is_opaque(match)]
@@ -59,10 +63,21 @@ def make_plan(recipe: Recipe, output: Path) -> Plan:
         files=files,
         indexes=indexes,
         layers=shell_layers(recipe, models) if recipe.is_layered else None,
-        notes=(*remarks(recipe, models), *notes),
+        notes=(*remarks(recipe, models), *vocabulary.notes, *notes),
         edits=edits.words,
-        told=edits.told,
+        told=_told(edits.told, vocabulary.files.told),
+        written=vocabulary.files.written,
+        omitted=vocabulary.files.omitted,
     )
+
+
+Told = Mapping[str, Mapping[str, Any]]
+
+
+def _told(first: Told, second: Told) -> Told:
+    """What two stages have to say in files, by their paths; they never speak of the same key."""
+    paths = [*first, *(path for path in second if path not in first)]
+    return {path: {**first.get(path, {}), **second.get(path, {})} for path in paths}
 
 
 def _is_opaque(match: Match) -> bool:

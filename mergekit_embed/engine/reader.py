@@ -11,9 +11,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import FoldedTensor, LowRank, StoredTensor, Tensor
+from ..checkpoint import FoldedTensor, LowRank, RemappedTensor, StoredTensor, Tensor
 from ..errors import CheckpointError
 from .folding import Doubles, add_product, pieces, widened
+from .gathering import read_rows
 
 FACTOR_BYTES = 64 * 2**20
 """Float64 bytes of adapters' factors that are kept, besides the one that is used."""
@@ -54,6 +55,8 @@ class Reader:
         """
         if isinstance(tensor, FoldedTensor):
             return self._read_folded(tensor, start, stop)
+        if isinstance(tensor, RemappedTensor):
+            return read_rows(tensor, start, stop, self.read)
         if tensor.strides is not None:
             return self._read_strided(tensor, start, stop)
         size = tensor.dtype.itemsize

@@ -60,7 +60,8 @@ class Recipe:
     base's own layers for each in `base_layers`. A slice leaves out a base that was listed but is
     only the origin of deltas, and begins with the base for methods that start from it. `edits` are
     those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
-    members that the recipe accepts.
+    members that the recipe accepts. `tokenizer_source` is `base`, `union`, or one of the models as
+    the recipe refers to it.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Recipe:
     copy_missing_tensors: bool
     allow_non_finite: bool
     max_shard_size: int
+    tokenizer_source: str | None = None
+    pad_to_multiple_of: int | None = None
 
     @property
     def folder(self) -> Path:

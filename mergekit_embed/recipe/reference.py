@@ -109,8 +109,7 @@ INTRODUCTION = """\
 
 A recipe is a YAML file that says which models to merge and how. `boom-merge recipe.yaml` runs it;
 `boom-merge recipe.yaml --dry-run` shows what it would do. mergekit's recipes for the methods below
-run unchanged, unless they use keys that are not on this page (`tokenizer`, `chat_template`,
-`modules`, `name`).
+run unchanged, unless they use keys that are not on this page (`chat_template`, `modules`, `name`).
 
 This page is made from the schema by `python -m mergekit_embed.recipe.reference docs/recipe.md`.
 Editors that know JSON Schema complete and check recipes with `boom schema > recipe.schema.json` and
