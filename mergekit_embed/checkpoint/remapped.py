@@ -123,4 +123,4 @@ def fallback_for(
     kept = np.flatnonzero((found >= 0).any(axis=1))
     if not len(kept):
         return None
-    return Fallback(rows[lacking], tuple(sources[index] for index in kept), found[kept])
+    return Fallback(rows[lacking], tuple(sources[index] for index in kept.tolist()), found[kept])

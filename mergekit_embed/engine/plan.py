@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, Shape, Tensor
+from ..checkpoint import Checkpoint, RemappedTensor, Shape, Tensor
 from ..dtypes import DType
 from ..errors import OutputError
 from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
@@ -163,8 +163,20 @@ class Plan:
         tables = sum(8 * job.count for job in self.jobs if job.stretch)
         models = (*self.members, *((self.base,) if self.base else ()))
         factors = FACTOR_BYTES if any(model.adapter for model in models) else 0
-        held = TORCH_BYTES + tables + factors
+        held = TORCH_BYTES + tables + factors + self._vocabulary_bytes
         return held + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
+
+    @property
+    def _vocabulary_bytes(self) -> int:
+        """Row numbers of remapped tables (those of one model share theirs), and files to write."""
+        tensors = [t for job in self.jobs for t in (*job.sources, job.origin)]
+        remapped = [tensor for tensor in tensors if isinstance(tensor, RemappedTensor)]
+        rows = {id(tensor.rows): tensor.rows.nbytes for tensor in remapped}
+        more = sum(
+            t.fallback.places.nbytes + t.fallback.rows.nbytes for t in remapped if t.fallback
+        )
+        files = sum(len(raw) for raw in self.written.values() if isinstance(raw, bytes))
+        return sum(rows.values()) + more + files
 
     def check_disk(self) -> None:
         """Refuse a plan that the disk cannot hold.

@@ -24,9 +24,11 @@ from ..checkpoint import (
     read_vocabulary,
 )
 from ..checkpoint.remapped import Rows, fallback_for
+from ..checkpoint.vocabulary import SENTENCEPIECE
 from ..errors import CheckpointError, Problem
 from ..recipe import Recipe
 from ..recipe.values import Path as Place
+from .joining import TOKENIZER
 from .models import Models, located
 from .tokenizer_files import (
     TokenizerFiles,
@@ -145,7 +147,8 @@ class _Planning:
             self._refuse(unjoinable(target.checkpoint, others))
         alike = all(_alike(model.checkpoint, target.checkpoint) for model in self.models)
         same_rows = {model.rows for model in self.models} == {self._rounded(target.rows)}
-        if alike and (same_rows or not target.tables):
+        nothing_to_pad = not target.tables and self.recipe.pad_to_multiple_of is None
+        if alike and (same_rows or nothing_to_pad):
             return Remapping(self.given, files, problems=tuple(self.problems))
         vocabularies = self._read(target)
         self._check_tables(self.models, vocabularies)
@@ -293,13 +296,13 @@ class _Planning:
             if any(result.ids.get(token, number) != number for token, number in mine.items()):
                 told.append("numbers its tokens otherwise, and its rows are put in order")
             if lacks:
-                first = f"{base.label}'s rows, or " if base and base is not model.checkpoint else ""
-                told.append(f"lacks {lacks} tokens, and takes {first}the members' mean for them")
+                first = f"{base.label}'s row, or " if base and base is not model.checkpoint else ""
+                told.append(f"lacks {_tokens(lacks)}, and takes {first}the members' mean for each")
             if drops:
-                told.append(f"has {drops} tokens that the result leaves out")
+                told.append(f"has {_tokens(drops)} that the result leaves out")
             if told:
                 self.notes.append(f"{model.checkpoint.label} {'; '.join(told)}")
-        self.notes.append(f"the result has {len(result.ids)} tokens, and {result.rows} rows")
+        self.notes.append(f"the result has {_tokens(len(result.ids))} and {result.rows} rows")
 
     def _finished(
         self,
@@ -347,17 +350,19 @@ def _described(models: Models) -> Iterator[_Model]:
 
 
 def _alike(model: Checkpoint, target: Checkpoint) -> bool:
-    """True where two models surely number their tokens alike, told by the files they share.
+    """True where two models surely number their tokens alike, so that nothing need be read.
 
-    A model without a tokenizer cannot say anything else.
+    A model without a tokenizer cannot say anything else. SentencePiece's models are compared by
+    their bytes, since nothing else is known of them; other lists are read, as what is added to
+    them is kept elsewhere.
     """
     if model is target or not has_tokenizer(model):
         return True
-    mine, theirs = model.facts.get("vocabulary"), target.facts.get("vocabulary")
-    if mine is None or theirs is None:
-        return False
-    common = mine.value.keys() & theirs.value.keys()
-    return bool(common) and all(mine.value[name] == theirs.value[name] for name in common)
+    facts = [m.facts.get("vocabulary") for m in (model, target)]
+    mine, theirs = ({} if fact is None else fact.value for fact in facts)
+    if TOKENIZER in mine and TOKENIZER in theirs:
+        return bool(mine[TOKENIZER] == theirs[TOKENIZER])
+    return any(name in mine and mine[name] == theirs.get(name) for name in SENTENCEPIECE)
 
 
 def _own_rows(ids: Mapping[str, int], result: _Result) -> Rows:
@@ -368,6 +373,10 @@ def _own_rows(ids: Mapping[str, int], result: _Result) -> Rows:
         places, rows = zip(*common, strict=True)
         own[list(places)] = rows
     return own
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'s' if count > 1 else ''}"
 
 
 def _with_tables(model: _Model, tables: Mapping[str, Tensor]) -> Checkpoint:
