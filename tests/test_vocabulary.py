@@ -58,6 +58,8 @@ from mergekit_embed.checkpoint import (
 )
 from mergekit_embed.dtypes import DType
 from mergekit_embed.engine.reader import Reader
+from mergekit_embed.methods import available
+from mergekit_embed.methods.registry import REQUIRED
 from mergekit_embed.recipe import load
 
 TABLE = TABLES["minilm"]
@@ -206,6 +208,23 @@ def test_models_of_sentencepiece_are_compared_by_their_bytes(own_family: Family)
     plain = merged(own_family.root / "plain", m1, m2)
     out = merged(own_family.root / "out", m1, m2, tokenizer_source="base")
     assert files(out) == files(plain)
+
+
+def test_a_bare_base_gives_rows_and_no_files(own_family: Family) -> None:
+    root, (m1, m2, _) = own_family.root, own_family.members
+    base = permuted(own_family.base, root / "bare", TABLE, 4)
+    (base / "modules.json").unlink()
+    for model in (base, m2):
+        grow(model, TABLE, len(model.name), tokens=["<both>"])
+    grow(m2, TABLE, 7, tokens=["<new>"])
+    keys = {"base_model": str(base), "merge_method": "task_arithmetic", "extra_tensors": "drop"}
+    out = merged(root / "out", m1, m2, tokenizer_source="union", **keys)
+    numbers = vocab_of(m1) | {"<both>": 305, "<new>": 306}
+    assert vocab_of(out) == numbers
+    have = [rows_of(model, TABLE) for model in (base, m1, m2)]
+    origin, *tables = rows_by_definition(numbers, have, have[0], have[1:], 307)
+    want = origin + sum(table - origin for table in tables)
+    np.testing.assert_allclose(stored(out, TABLE), want, rtol=2e-7, atol=1e-9)
 
 
 # --- tokens that only some have -----------------------------------------------------------
@@ -426,6 +445,26 @@ def test_a_union_is_padded_too(own_family: Family) -> None:
     assert got.shape[0] == json_of(out / "config.json")["vocab_size"] == 384
     assert np.array_equal(got[number], stored(m2, TABLE)[number])
     assert (got[number + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("name", sorted(available()))
+def test_every_method_gives_zero_rows_where_no_token_is(
+    name: str, granularity: str, own_family: Family
+) -> None:
+    method = available()[name]
+    if granularity not in method.units:
+        granularity = "tensor"
+    models = listed(*own_family.members)[: method.exactly or 3]
+    keys: dict[str, Any] = {"merge_method": name, "models": models, "granularity": granularity}
+    if method.base == "origin":
+        keys["base_model"] = str(own_family.base)
+    needed = {n: 0.5 for n, p in method.parameters.items() if p.default is REQUIRED}
+    keys["parameters"] = needed
+    mergekit_embed.merge({**keys, "pad_to_multiple_of": 64}, own_family.root / "out")
+    got = stored(own_family.root / "out", TABLE)
+    assert (got[305:] == 0).all()
+    assert (got[:305] != 0).any(axis=1).all()
 
 
 # --- together with other keys -------------------------------------------------------------

@@ -83,9 +83,9 @@ class _Model:
         """The tables by their names."""
         if not self.tables:
             return {}
-        (table,) = self.tables[:1]
-        tensors = self.checkpoint.components[table.role].tensors
-        return {name: tensors[name] for name in table.names}
+        first = self.tables[0]
+        tensors = self.checkpoint.components[first.role].tensors
+        return {name: tensors[name] for name in first.names}
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Planning:
     def padded(self) -> Remapping:
         """The tables with zero rows behind their own; numbers stay."""
         rows = self._rounded(self.shell.rows)
-        self._check_tables(self.models)
+        self._check_tables()
         if self.problems:
             return Remapping(self.given, problems=tuple(self.problems))
         tables: dict[int, dict[str, Tensor]] = {}
@@ -134,8 +134,10 @@ class _Planning:
             if model.rows < rows:
                 own = np.full(rows, -1, dtype=np.int32)
                 own[: model.rows] = np.arange(model.rows)
-                changed = {name: RemappedTensor(name, t, own) for name, t in model.tensors.items()}
-                tables[id(model.checkpoint)] = dict(changed)
+                tables[id(model.checkpoint)] = {
+                    name: RemappedTensor(name, tensor, own)
+                    for name, tensor in model.tensors.items()
+                }
         return self._finished(tables, {}, TokenizerFiles(), None, rows)
 
     def remapped(self) -> Remapping:
@@ -151,7 +153,7 @@ class _Planning:
         if alike and (same_rows or nothing_to_pad):
             return Remapping(self.given, files, problems=tuple(self.problems))
         vocabularies = self._read(target)
-        self._check_tables(self.models, vocabularies)
+        self._check_tables(vocabularies)
         if self.problems:
             return Remapping(self.given, problems=tuple(self.problems))
         result = self._result(target, vocabularies)
@@ -193,11 +195,9 @@ class _Planning:
         except CheckpointError as error:
             raise CheckpointError(error.path, located(self.recipe, model.place, error)) from error
 
-    def _check_tables(
-        self, models: Sequence[_Model], vocabularies: Sequence[Vocabulary] | None = None
-    ) -> None:
+    def _check_tables(self, vocabularies: Sequence[Vocabulary] | None = None) -> None:
         """Every model has one set of tables, of numbers that can be merged, with enough rows."""
-        for index, model in enumerate(models):
+        for index, model in enumerate(self.models):
             label = model.checkpoint.label
             if len(model.tables) != 1:
                 has = "several tables" if model.tables else "no table that is known"
@@ -352,11 +352,11 @@ def _described(models: Models) -> Iterator[_Model]:
 def _alike(model: Checkpoint, target: Checkpoint) -> bool:
     """True where two models surely number their tokens alike, so that nothing need be read.
 
-    A model without a tokenizer cannot say anything else. SentencePiece's models are compared by
+    A model without a tokenizer says nothing else. SentencePiece's models are compared by
     their bytes, since nothing else is known of them; other lists are read, as what is added to
     them is kept elsewhere.
     """
-    if model is target or not has_tokenizer(model):
+    if model is target or not (has_tokenizer(model) and has_tokenizer(target)):
         return True
     facts = [m.facts.get("vocabulary") for m in (model, target)]
     mine, theirs = ({} if fact is None else fact.value for fact in facts)
