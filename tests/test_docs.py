@@ -68,6 +68,8 @@ def test_every_recipe_that_we_ship_is_valid(file: Path) -> None:
             "parameters": {"t": 1.5},
         },
         {"merge_method": "linear", "models": [{"model": "a"}], "granularity": "element"},
+        {"merge_method": "linear", "models": [{"model": "a"}], "tokenizer": {"tokens": {}}},
+        {"merge_method": "linear", "models": [{"model": "a"}], "pad_to_multiple_of": 0},
     ],
 )
 def test_the_schema_refuses_what_the_loader_refuses(wrong: dict[str, object]) -> None:

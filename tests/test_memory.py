@@ -65,3 +65,34 @@ def test_four_members_with_a_table_of_600_mb_merge_in_700_mb(
     size = (tmp_path / "out" / "model.safetensors").stat().st_size
     assert size > ROWS * COLUMNS * 4
     (tmp_path / "out" / "model.safetensors").unlink()  # 600 MB each, and pytest keeps folders
+
+
+@pytest.mark.slow
+def test_tables_in_another_order_merge_in_700_mb(tables: list[Path], tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(ROWS)]
+    members = []
+    for index, table in enumerate(tables[:3]):
+        member = tmp_path / f"m{index}"
+        member.mkdir()
+        (member / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": ROWS}))
+        (member / "model.safetensors").symlink_to(table / "model.safetensors")
+        order = np.random.default_rng(index).permutation(ROWS) if index else np.arange(ROWS)
+        vocabulary = {words[number]: place for place, number in enumerate(order.tolist())}
+        if index == 2:  # a row that others lack, and for which they take two members' mean
+            vocabulary["new"] = vocabulary.pop("word7")
+        model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "word0"}
+        content = {"model": model, "added_tokens": [], "normalizer": None, "pre_tokenizer": None}
+        (member / "tokenizer.json").write_text(json.dumps(content))
+        members.append({"model": str(member)})
+    recipe = {"merge_method": "linear", "models": members, "tokenizer_source": "union"}
+    (tmp_path / "big.yaml").write_text(json.dumps(recipe))
+    command = "from mergekit_embed.cli.merge import main; main()"
+    arguments = [sys.executable, "-c", command, str(tmp_path / "big.yaml"), "--json"]
+    finished = subprocess.run(
+        [*arguments, "-o", str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    told = json.loads(finished.stdout)
+    assert told["peak_memory"] < LIMIT
+    written = tmp_path / "out" / "model.safetensors"
+    assert written.stat().st_size > (ROWS + 1) * COLUMNS * 4
+    written.unlink()

@@ -5,21 +5,29 @@ from .folder import Checkpoint, Component, open_checkpoint
 from .locate import NotFoundError, locate
 from .names import Matcher, Place, bare, is_derived_buffer, places
 from .reference import open_reference
+from .remapped import Fallback, RemappedTensor
 from .safetensors_file import layout, read_header
 from .tensor import Shape, StoredTensor, Tensor
+from .vocabulary import Tables, Vocabulary, find_tables, has_tokenizer, read_vocabulary
 
 __all__ = [
     "Checkpoint",
     "Component",
+    "Fallback",
     "FoldedTensor",
     "LowRank",
     "Matcher",
     "NotFoundError",
     "Place",
+    "RemappedTensor",
     "Shape",
     "StoredTensor",
+    "Tables",
     "Tensor",
+    "Vocabulary",
     "bare",
+    "find_tables",
+    "has_tokenizer",
     "is_derived_buffer",
     "layout",
     "locate",
@@ -27,4 +35,5 @@ __all__ = [
     "open_reference",
     "places",
     "read_header",
+    "read_vocabulary",
 ]

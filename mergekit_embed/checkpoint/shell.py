@@ -31,8 +31,8 @@ ASPECTS = {
 OPTIONS = {
     aspect: f"`{aspect}: base`" for aspect in ASPECTS if aspect not in {"vocabulary", "tokenizer"}
 } | {"tokenizer": "`tokenizer_source: base`"}
-"""What a recipe says to accept a disagreement. There is nothing for the vocabulary: rows of the
-embedding table would be merged with those of other tokens."""
+"""What a recipe says to accept a disagreement. The vocabulary has more than one way: rows of the
+embedding table are then merged by token."""
 
 COSMETIC_CONFIG = (
     "_",
@@ -152,7 +152,7 @@ def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
         facts["normalisation"] = Fact(normalised, words, "modules.json")
         facts["other_modules"] = _other_modules(root, modules)
         facts["prompts"] = _prompts(root)
-    transformer = _transformer_folder(root, modules)
+    transformer = transformer_folder(root, modules)
     facts |= _tokenizer(root, transformer)
     config = transformer / "config.json"
     if config.is_file():
@@ -166,7 +166,7 @@ def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
     return facts
 
 
-def _transformer_folder(root: Path, modules: Sequence[Module]) -> Path:
+def transformer_folder(root: Path, modules: Sequence[Module]) -> Path:
     """The folder of the first transformer, which a Router may hold, else of the first module."""
     found = [module for module in modules if "ransformer" in module.kind] or modules[:1]
     return root / found[0].path if found else root

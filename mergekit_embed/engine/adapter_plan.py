@@ -29,10 +29,10 @@ from ..recipe.into_adapter import ADVICE
 from ..recipe.source import in_file_order
 from .adapter_folder import check_adapter_place, lora_config, module_of
 from .adapter_members import Members, Touched, open_members, touched
+from .folding import FACTOR_BYTES
 from .low_rank import BLOCK_ELEMENTS
 from .plan import check_space
 from .planner import guilty, rehearse
-from .reader import FACTOR_BYTES
 
 CHUNK = 2**20
 """Elements of a whole tensor that are merged at a time."""

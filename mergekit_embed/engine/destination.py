@@ -5,6 +5,7 @@ See staging.py for how a folder takes its place.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,25 +125,34 @@ class Destination(Staging):
 
 
 def copy_shell(plan: Plan, target: Path) -> None:
-    """Copy every file but the weights; some tell of another stored type, of layers, of edits."""
-    shell = plan.shell
-    for source in sorted(_shell_files(shell.root)):
-        copied = target / source.relative_to(shell.root)
+    """Write every file but the weights: the shell's, but for what the plan says of some."""
+    root = plan.shell.root
+    shell = {path.relative_to(root).as_posix(): path for path in _shell_files(root)}
+    kept = {path: source for path, source in shell.items() if path not in plan.omitted}
+    sources: dict[str, Path | bytes] = {**kept, **plan.written}
+    for path, source in sorted(sources.items()):
+        copied = target / path
         copied.parent.mkdir(parents=True, exist_ok=True)
-        content = _edited(plan, source)
+        content = _edited(plan, path, source)
         if content is not None:
             write_json(copied, content)
             continue
-        shutil.copyfile(source, copied)
+        if isinstance(source, bytes):
+            copied.write_bytes(source)
+        else:
+            shutil.copyfile(source, copied)
         sync(copied)
-    for module in shell.modules:
+    for module in plan.shell.modules:
         (target / module.path).mkdir(parents=True, exist_ok=True)
 
 
-def _edited(plan: Plan, source: Path) -> dict[str, Any] | None:
-    """What a JSON file says in the result, when that is not what it says in the shell."""
-    told = plan.told.get(source.relative_to(plan.shell.root).as_posix())
-    return {**read_object(source), **told} if told else None
+def _edited(plan: Plan, path: str, source: Path | bytes) -> dict[str, Any] | None:
+    """What a JSON file says in the result, when that is not what it says at its source."""
+    told = plan.told.get(path)
+    if not told:
+        return None
+    content = json.loads(source) if isinstance(source, bytes) else read_object(source)
+    return {**content, **told}
 
 
 def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:

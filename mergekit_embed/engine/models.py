@@ -118,8 +118,9 @@ def disagreements(recipe: Recipe, models: Models) -> list[Problem]:
 def _advice(aspect: str, shell: Checkpoint) -> str:
     if aspect not in OPTIONS:
         return (
-            "Rows of the embedding table would be merged with those of other tokens. Drop this "
-            "member."
+            "Rows of the embedding table would be merged with those of other tokens. Set "
+            "`tokenizer_source: union` to merge them by token and keep every token, or "
+            f"`tokenizer_source: base` to keep only the tokens of {shell.label}."
         )
     return (
         f"Merging them changes every embedding. Drop this member, or set {OPTIONS[aspect]} to "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, Shape, Tensor
+from ..checkpoint import Checkpoint, RemappedTensor, Shape, Tensor
 from ..dtypes import DType
 from ..errors import OutputError
 from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
@@ -145,9 +145,11 @@ class Plan:
     """What a merge will do.
 
     `shell` is the model that every file but the weights comes from, `told` what its JSON files are
-    to say otherwise, by their path in its folder. `nested` are the plans of members that are
-    recipes. `notes` are things the user should know that are not errors. `edits` says in words what
-    is done to merged weights. `overwrite` allows the output to be a model's folder.
+    to say otherwise, by their path in its folder. `written` are whole files that stand there
+    instead of the shell's, by their path, and `omitted` those of the shell that are left out.
+    `nested` are the plans of members that are recipes. `notes` are things the user should know that
+    are not errors. `edits` says in words what is done to merged weights. `overwrite` allows the
+    output to be a model's folder.
     """
 
     recipe: Recipe
@@ -162,6 +164,8 @@ class Plan:
     nested: tuple[Plan, ...] = field(default=(), repr=False)
     edits: tuple[str, ...] = ()
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    written: Mapping[str, Path | bytes] = field(default_factory=dict, repr=False)
+    omitted: frozenset[str] = frozenset()
     overwrite: bool = False
 
     @property
@@ -199,8 +203,20 @@ class Plan:
         chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
         tables = sum(8 * job.count for job in self.jobs if job.stretch)
         factors = FACTOR_BYTES if any(model.adapter for model in self.opened) else 0
-        held = TORCH_BYTES + tables + factors
+        held = TORCH_BYTES + tables + factors + self._vocabulary_bytes
         return held + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
+
+    @property
+    def _vocabulary_bytes(self) -> int:
+        """Row numbers of remapped tables (those of one model share theirs), and files to write."""
+        tensors = [tensor for job in self.jobs for tensor in job.tensors]
+        remapped = [tensor for tensor in tensors if isinstance(tensor, RemappedTensor)]
+        rows = {id(tensor.rows): tensor.rows.nbytes for tensor in remapped}
+        more = sum(
+            t.fallback.places.nbytes + t.fallback.rows.nbytes for t in remapped if t.fallback
+        )
+        files = sum(len(raw) for raw in self.written.values() if isinstance(raw, bytes))
+        return sum(rows.values()) + more + files
 
 
 def nearest_folder(output: Path) -> Path:

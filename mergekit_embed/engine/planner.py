@@ -34,6 +34,7 @@ from .nested import as_member, nested_plans
 from .plan import Index, Job, Plan, WeightFile
 from .slicing import shell_layers
 from .told import configs_told, joined
+from .vocabularies import plan_vocabulary
 
 
 class Planner:
@@ -66,13 +67,22 @@ class Planner:
             return self._checkpoints[key]
         said = nested.source.fingerprint
         if said not in self._nested:
-            self._nested[said] = as_member(self.plan(nested, Path(nested.name)))
+            made = self.plan(nested, Path(nested.name))
+            if made.written or made.omitted:
+                told = "a member cannot have a tokenizer of its own making; join them in the outer"
+                where = nested.source.problem(("tokenizer_source",), f"{told} recipe", key=True)
+                raise PlanError([where])
+            self._nested[said] = as_member(made)
         model = replace(self._nested[said], label=reference)
         return fold(model, locate(adapter, recipe.source.folders, PICKLE)) if adapter else model
 
 
-def _plan(recipe: Recipe, models: Models, output: Path) -> Plan:
-    problems = disagreements(recipe, models)
+def _plan(recipe: Recipe, opened: Models, output: Path) -> Plan:
+    vocabulary = plan_vocabulary(recipe, opened)
+    models = vocabulary.models
+    problems = [*vocabulary.problems, *disagreements(recipe, models)]
+    if vocabulary.problems:  # without one vocabulary, shapes differ that need not
+        raise PlanError(in_file_order(problems))
     matches, misfits, notes = match_tensors(recipe, models)
     problems += misfits
     problems += [_opaque(recipe, match) for match in matches if _is_opaque(match)]
@@ -99,10 +109,12 @@ def _plan(recipe: Recipe, models: Models, output: Path) -> Plan:
         jobs=tuple(jobs),
         files=files,
         indexes=indexes,
-        notes=(*remarks(recipe, models), *notes),
+        notes=(*remarks(recipe, models), *vocabulary.notes, *notes),
         nested=nested_plans(models.all),
         edits=edits.words,
-        told=joined(models.shell.told, configs, edits.told),
+        told=joined(models.shell.told, configs, edits.told, vocabulary.files.told),
+        written=vocabulary.files.written,
+        omitted=vocabulary.files.omitted,
     )
 
 

@@ -12,9 +12,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint import FoldedTensor, LowRank, StoredTensor, Tensor
+from ..checkpoint import FoldedTensor, LowRank, RemappedTensor, StoredTensor, Tensor
 from ..errors import CheckpointError
 from .folding import FACTOR_BYTES, Doubles, add_product, pieces, widened
+from .gathering import read_rows
 from .nested import MergedTensor
 
 ReadMerged = Callable[[MergedTensor, int, int], NDArray[np.uint8]]
@@ -63,6 +64,8 @@ class Reader:
             return self.merged(tensor, start, stop)
         if isinstance(tensor, FoldedTensor):
             return self._read_folded(tensor, start, stop)
+        if isinstance(tensor, RemappedTensor):
+            return read_rows(tensor, start, stop, self.read)
         if not isinstance(tensor, StoredTensor):
             raise TypeError(f"no reader for {type(tensor).__name__}")
         if tensor.strides is not None:

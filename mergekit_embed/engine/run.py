@@ -135,7 +135,10 @@ class _Run:
         return tuple(dict.fromkeys(found))
 
     def measure_groups(self) -> None:
-        """Gram matrices of layers and models: sums over their tensors, in the plan's order."""
+        """Gram matrices of layers and models: sums over their tensors, in the order of names.
+
+        The order in which files hold them would show in float64 results.
+        """
         for level in self._levels:
             grouped = [
                 (plan, job)
@@ -148,7 +151,7 @@ class _Run:
             for share, grams in self._in_parallel(shares(grouped), measure):
                 for (plan, job), gram in zip(share, grams, strict=True):
                     measured[id(plan), job.name] = gram
-            for plan, job in grouped:
+            for plan, job in sorted(grouped, key=lambda one: one[1].name):
                 key, gram = (id(plan), job.group), measured[id(plan), job.name]
                 self._grams[key] = self._grams[key] + gram if key in self._grams else gram
 

@@ -21,6 +21,7 @@ from .nested import name_of, nested_sources
 from .source import Source
 from .suited import at, doubled, lists_of_models, members_among, spelled, unsuited
 from .sweep import points
+from .tokenizer import TOKENS_REFUSED, misnamed_vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -90,6 +91,7 @@ def validate(origin: Source, outer: tuple[Path, ...] = ()) -> Recipe:
     problems.extend(shape_problems)
     problems.extend(_listed(origin))
     problems.extend(doubled(origin))
+    problems.extend(misnamed_vocabulary(origin))
     method = _method(origin, problems)
     given = _parameter_values(origin, method, problems)
     if method is not None:
@@ -174,7 +176,8 @@ def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
     if kind == "missing":
         return origin.problem(path, "is required and not there")
     if kind == "model_type":
-        example = "{temp_scale: 0.9}" if path[0] == "post" else "{model: ./folder}"
+        examples = {"post": "{temp_scale: 0.9}", "tokenizer": "{source: union}"}
+        example = examples.get(str(path[0]), "{model: ./folder}")
         message = f"must be a mapping such as `{example}`, not {values.kind_of(given)}"
         return origin.problem(path, message)
     if kind in WANTED:
@@ -196,9 +199,21 @@ def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
 
 def _unknown_key(path: values.Path) -> str:
     """The message for a key that a recipe, or one of its models, does not have."""
-    from .schema import AdapterEntry, EditEntry, ModelEntry, RecipeFile, SliceEntry, SliceSource
+    from .schema import (
+        AdapterEntry,
+        EditEntry,
+        ModelEntry,
+        RecipeFile,
+        SliceEntry,
+        SliceSource,
+        TokenizerEntry,
+    )
 
     name = str(path[-1])
+    if path[0] == "tokenizer" and len(path) == 2:
+        if name == "tokens":
+            return TOKENS_REFUSED
+        return unknown("key", name, TokenizerEntry.model_fields)
     entries = {"slices": SliceEntry.model_fields, "post": EditEntry.model_fields}
     entry = entries.get(str(path[0]), ModelEntry.model_fields)
     known = {1: RecipeFile.model_fields, 2: AdapterEntry.model_fields, 3: entry}
@@ -312,7 +327,7 @@ def _edit(entry: EditEntry) -> Edit | None:
 
 
 def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> Recipe:
-    from .schema import parse_size
+    from .schema import TokenizerEntry, parse_size
 
     groups: list[tuple[values.Path, Sequence[ModelEntry]]] = [(("models",), parsed.models or [])]
     if parsed.slices:
@@ -333,8 +348,10 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
     stored = cast or parsed.out_dtype or parsed.dtype
     same = ("pooling", "normalisation", "prompts", "other_modules", "config")
     accepted = {name for name in same if getattr(parsed, name) == "base"}
-    if parsed.tokenizer_source == "base":
-        accepted.add("tokenizer")
+    tokenizer = parsed.tokenizer or TokenizerEntry()
+    wanted = parsed.tokenizer_source or tokenizer.source
+    if wanted is not None:
+        accepted |= {"tokenizer", "vocabulary"}
     return Recipe(
         name=origin.file.stem if origin.file else "recipe",
         source=origin,
@@ -354,4 +371,6 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         allow_non_finite=parsed.allow_non_finite,
         max_shard_size=parse_size(parsed.max_shard_size),
         adapter_output=AdapterOutput(adapter.rank) if (adapter := parsed.adapter_output) else None,
+        tokenizer_source=vocabulary_of(wanted, origin),
+        pad_to_multiple_of=parsed.pad_to_multiple_of or tokenizer.pad_to_multiple_of,
     )

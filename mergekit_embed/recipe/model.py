@@ -70,7 +70,8 @@ class Recipe:
     the members that are recipes, by what the recipe calls them. `point` names the recipe among
     those of its sweep. `edits` are
     those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
-    members that the recipe accepts. `adapter_output` is None where the result is a model.
+    members that the recipe accepts. `tokenizer_source` is `base`, `union`, or one of the models as
+    the recipe refers to it. `adapter_output` is None where the result is a model.
     """
 
     name: str
@@ -93,6 +94,8 @@ class Recipe:
     adapter_output: AdapterOutput | None = None
     nested: Mapping[str, Recipe] = field(default_factory=dict)
     point: str | None = None
+    tokenizer_source: str | None = None
+    pad_to_multiple_of: int | None = None
 
     @property
     def target(self) -> Path:

@@ -130,8 +130,8 @@ INTRODUCTION = """\
 
 A recipe is a YAML file that says which models to merge and how. `boom-merge recipe.yaml` runs it;
 `boom-merge recipe.yaml --dry-run` shows what it would do. mergekit's recipes for the methods below
-run unchanged, unless they use keys that are not on this page (`tokenizer`, `chat_template`,
-`modules`, `name`).
+run unchanged, unless they use keys that are not on this page (`chat_template`, `modules`, `name`,
+`tokens` in `tokenizer`).
 
 This page is made from the schema by `python -m mergekit_embed.recipe.reference docs/recipe.md`.
 Editors that know JSON Schema complete and check recipes with `boom schema > recipe.schema.json` and
@@ -242,6 +242,19 @@ An edit sees the merged numbers before they are rounded, in the same pass. What 
 which architectures: [methods.md](methods.md#edits-after-the-merge).
 """
 
+TOKENIZERS = """\
+```yaml
+merge_method: linear
+models:
+  - model: ./minilm-legal              # has added tokens of its own
+  - model: ./minilm-medical
+tokenizer_source: union                # or base, or ./minilm-legal
+pad_to_multiple_of: 64
+```
+
+Which row of which model stands for which token: [tokenizers.md](tokenizers.md).
+"""
+
 VALUES = """\
 ## Values that differ from tensor to tensor
 
@@ -278,6 +291,7 @@ def markdown() -> str:
         INTRODUCTION,
         "## Keys\n",
         *_table(("key", "value", "meaning"), _keys(RecipeFile)),
+        TOKENIZERS,
         "Each entry of `models`:\n",
         *_table(("key", "value", "meaning"), _keys(ModelEntry)),
         ADAPTERS,
@@ -318,6 +332,8 @@ def _default(default: Any) -> str:
 def _kind(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{choice}`" for choice in schema["enum"])
+    if "$ref" in schema:
+        return "map"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "anyOf" in schema:

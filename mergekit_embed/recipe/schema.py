@@ -195,6 +195,19 @@ def _or_boolean(schema: dict[str, Any]) -> None:
     schema["anyOf"].insert(0, {"type": "boolean"})
 
 
+class TokenizerEntry(BaseModel):
+    """The vocabulary of the result."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    source: str | None = Field(
+        default=None, min_length=1, description="as the top-level `tokenizer_source`"
+    )
+    pad_to_multiple_of: Annotated[int, Field(ge=1, le=2**20)] | None = Field(
+        default=None, description="as the top-level `pad_to_multiple_of`"
+    )
+
+
 class RecipeFile(BaseModel):
     """A recipe: which models to merge, and how."""
 
@@ -259,11 +272,23 @@ class RecipeFile(BaseModel):
         description="what counts as one vector when lengths and angles are measured; by default "
         "`tensor`, unless the method's section names another",
     )
-    tokenizer_source: Literal["base", "union"] | None = Field(
+    tokenizer_source: str | None = Field(
         default=None,
-        description="`base`: accept members whose tokenizers cut text differently, and take the "
-        "base's (or first member's). Members must give every token the same number whatever it "
-        "says, so that `union` is the vocabulary of each",
+        min_length=1,
+        description="which tokens the result has, where tokenizers differ: those of the `base` (or "
+        "first member), the `union` of all, or those of one of the recipe's models, by its name. "
+        "Rows of embeddings are then merged by token (docs/tokenizers.md). Without it, a member "
+        "with another tokenizer is an error",
+    )
+    pad_to_multiple_of: Annotated[int, Field(ge=1, le=2**20)] | None = Field(
+        default=None,
+        description="zero rows are put behind the tables of token embeddings, up to a multiple of "
+        "this number",
+    )
+    tokenizer: TokenizerEntry | None = Field(
+        default=None,
+        description="the same in mergekit's other form: `source` for `tokenizer_source`, and "
+        "`pad_to_multiple_of`. Its `tokens` (a row of its own choice for each token) are not known",
     )
     pooling: Same = Field(
         default="same", description="`base`: accept members that pool differently"
