@@ -6,6 +6,7 @@ from .locate import NotFoundError, locate
 from .names import Matcher, Place, bare, is_derived_buffer, places
 from .reference import open_reference
 from .safetensors_file import layout, read_header
+from .statistics import Statistics, open_statistics
 from .tensor import Shape, StoredTensor, Tensor
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "NotFoundError",
     "Place",
     "Shape",
+    "Statistics",
     "StoredTensor",
     "Tensor",
     "bare",
@@ -25,6 +27,7 @@ __all__ = [
     "locate",
     "open_checkpoint",
     "open_reference",
+    "open_statistics",
     "places",
     "read_header",
 ]
