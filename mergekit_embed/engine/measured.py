@@ -29,12 +29,12 @@ def match_statistics(
     kind = recipe.method.statistics
     if kind is None:
         return {}, [], []
-    members = {member for one in recipe.slices for member in one}
-    views = dict(zip(members, _views(recipe, models, kind, list(members)), strict=True))
+    members = [member for one in recipe.slices for member in one]
+    views = {view.member.place: view for view in _views(recipe, models, kind, members)}
     found: dict[str, Measured] = {}
     bare: list[str] = []
     for match in matches:
-        own = [views[member] for member in recipe.slices[match.wanted.slice]]
+        own = [views[member.place] for member in recipe.slices[match.wanted.slice]]
         measured = _measured(match, own)
         if measured is not None:
             found[match.name] = measured
@@ -74,7 +74,7 @@ def _views(
 def _folder(recipe: Recipe, reference: str) -> Path:
     """The folder of statistics: counted from the recipe's folder, then the working directory."""
     tried = []
-    for start in dict.fromkeys((recipe.folder, Path())):
+    for start in recipe.source.folders:
         path = start / Path(reference).expanduser()
         if path.is_dir():
             return path
@@ -159,7 +159,8 @@ def _measured(match: Match, views: Sequence[_View]) -> Measured | None:
         views[-1].misfits.append(f"{match.name} is stored (in, out) in some members alone")
         return None
     labels = tuple(str(view.statistics.root) for view in views)
-    return Measured(tuple(tensors), labels, tuple(norms), turned.pop())
+    elementwise = views[0].kind == "fisher"
+    return Measured(tuple(tensors), labels, tuple(norms), elementwise, turned.pop())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -14,40 +14,44 @@ FLOAT32 = 2.0**-24
 """The relative error of a stored statistic."""
 
 
-def weighted_mean(values: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
-    """`sum s_k x_k / sum s_k`, and the common number where all are the same, to the bit."""
-    total, divisor = values[0] * shares[0], shares[0].clone()
+def mean_of(values: Sequence[Tensor], shares: Sequence[Tensor]) -> Tensor:
+    """`sum s_k x_k` for shares that sum to 1; what all have in common comes back to the bit."""
+    total = values[0] * shares[0]
     for value, share in zip(values[1:], shares[1:], strict=True):
         total += value * share
-        divisor += share
     same = torch.ones_like(total, dtype=torch.bool)
     for value in values[1:]:
         same &= value.view(torch.int64) == values[0].view(torch.int64)
-    return torch.where(same, values[0], total / divisor)
+    return torch.where(same, values[0], total)
+
+
+def shares_by_weight(weight: Doubles, like: Tensor) -> list[Tensor]:
+    """`w_k / sum w` for every element: the same numbers that `linear` multiplies with."""
+    return [torch.full_like(like, float(share)) for share in weight / weight.sum()]
 
 
 def fisher_mean(
     values: Sequence[Tensor], fishers: Sequence[Tensor], weights: FisherWeights
 ) -> Tensor:
     """See `Kernels.fisher_mean`: float64 (n,), from float64 (n,)."""
-    plain = [torch.full_like(values[0], float(w)) for w in weights.weight]
     low = torch.ones_like(values[0], dtype=torch.bool)
-    heavy = torch.zeros_like(values[0])
-    shares = []
-    for fisher, weight, norm in zip(fishers, plain, weights.norms, strict=True):
+    total = torch.zeros_like(values[0])
+    pulls = []
+    for fisher, weight, norm in zip(fishers, weights.weight, weights.norms, strict=True):
         divisor = torch.full_like(fisher, float(norm))  # a tensor: see `TorchKernels.centre`
         relative = fisher / divisor
         low &= relative <= weights.floor
-        share = weight * relative.clamp(min=weights.floor)
+        pull = relative.clamp(min=weights.floor) * float(weight)
         if not weights.normalize:
-            share *= divisor
-        heavy += share
-        shares.append(share)
-    low |= heavy == 0
-    chosen = [
-        torch.where(low, weight, share) for weight, share in zip(plain, shares, strict=True)
+            pull *= divisor
+        total += pull
+        pulls.append(pull)
+    low |= total == 0
+    plain = shares_by_weight(weights.weight, total)
+    shares = [
+        torch.where(low, share, pull / total) for share, pull in zip(plain, pulls, strict=True)
     ]
-    return weighted_mean(values, chosen)
+    return mean_of(values, shares)
 
 
 class Solved(NamedTuple):
@@ -106,13 +110,13 @@ def _inverse(matrix: Tensor, alpha: float) -> Tensor:
         raise ValueError("is not positive semidefinite")
     reached = values > noise * values[-1]
     kept = vectors[:, reached]
-    return (kept / values[reached]) @ kept.T
+    pseudo: Tensor = (kept / values[reached]) @ kept.T
+    return pseudo
 
 
 def regress(matrices: Sequence[Tensor], solved: Solved) -> Tensor:
     """See `Kernels.regress`: float64 (rows, n), from float64 (rows, n)."""
-    shares = [torch.full_like(matrices[0], float(w)) for w in solved.weight]
-    mean = weighted_mean(matrices, shares)
+    mean = mean_of(matrices, shares_by_weight(solved.weight, matrices[0]))
     pull = torch.zeros_like(mean)
     for matrix, gram in zip(matrices, solved.weighted, strict=True):
         pull += (matrix - mean) @ gram

@@ -98,8 +98,8 @@ class ModelEntry(BaseModel):
     statistics: str | None = Field(
         default=None,
         min_length=1,
-        description="for `fisher` and `regmean`: the folder that `boom stats` wrote of this member; "
-        "a relative one counts as that of a model",
+        description="for `fisher` and `regmean`: the folder that `boom stats` wrote of this "
+        "member; a relative one counts as that of a model",
     )
 
 

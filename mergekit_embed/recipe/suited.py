@@ -115,7 +115,8 @@ def _measured(
             message = f"{method.name} uses no statistics; {' and '.join(able)} do"
             problems.append(origin.problem((*here, "statistics"), message, key=True))
         elif given is None and method.statistics is not None:
-            name = str(model.get("model"))
+            reference = model.get("model")
+            name = reference if isinstance(reference, str) else "MODEL"
             folder = f"stats/{name.rstrip('/').rpartition('/')[2] or 'member'}"
             message = (
                 f"{method.name} needs statistics of every member. Run `boom stats {name} "
