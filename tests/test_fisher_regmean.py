@@ -28,6 +28,7 @@ from tiny_models import build_minilm, embed, perturb, read_tensors
 
 import mergekit_embed
 from mergekit_embed import NonFiniteError, PlanError, RecipeError
+from mergekit_embed.dtypes import DType
 from mergekit_embed.errors import CheckpointError
 from mergekit_embed.kernels import FisherWeights, open_kernels
 from mergekit_embed.kernels.torch_backend import TorchKernels
@@ -90,7 +91,7 @@ def write_statistics(
     """A folder as `boom stats` writes it."""
     folder.mkdir(parents=True)
     save_file(
-        {name: np.ascontiguousarray(values, dtype=dtype) for name, values in tensors.items()},
+        {name: np.array(values, dtype=dtype, order="C") for name, values in tensors.items()},
         folder / f"{kind}.safetensors",
     )
     told: dict[str, Any] = {"gram": {"transposed": list(transposed)}}
@@ -240,22 +241,26 @@ def test_a_member_without_weight_has_no_say(method: str, floats: Zoo, tmp_path: 
 # --- what each comes down to --------------------------------------------------------------
 
 
+def assert_is_the_weighted_mean(result: Tensors, zoo: Zoo) -> None:
+    """Within an ulp: many means by these weights lie half-way between two float32 numbers."""
+    for name in SHAPES:
+        exact = reference.linear(zoo.of(name), WEIGHTS)
+        near = np.maximum(reference.ulp(exact, "F32"), 2.0**-21 * largest(zoo.members, name))
+        assert np.all(np.abs(result[name] - exact) <= near), name
+
+
 def test_fishers_that_are_all_equal_give_the_weighted_mean(floats: Zoo, tmp_path: Path) -> None:
     ones = {name: np.full(shape, 0.25) for name, shape in SHAPES.items()}
     folder = write_statistics(tmp_path / "ones", "fisher", ones)
     result = merged(recipe_of("fisher", floats.paths, [folder] * 3), tmp_path / "out")
-    for name in SHAPES:
-        exact = reference.linear(floats.of(name), WEIGHTS)
-        check_numerics(result[name], exact, "F32", largest(floats.members, name))
+    assert_is_the_weighted_mean(result, floats)
 
 
 def test_identity_as_gram_matrix_gives_the_weighted_mean(floats: Zoo, tmp_path: Path) -> None:
     eye = {name: 3.0 * np.eye(size) for name, size in LINEAR.items()}
     folder = write_statistics(tmp_path / "eye", "gram", eye)
     result = merged(recipe_of("regmean", floats.paths, [folder] * 3), tmp_path / "out")
-    for name in SHAPES:
-        exact = reference.linear(floats.of(name), WEIGHTS)
-        check_numerics(result[name], exact, "F32", largest(floats.members, name))
+    assert_is_the_weighted_mean(result, floats)
 
 
 def test_the_scale_of_a_fisher_counts_only_when_asked(floats: Zoo, tmp_path: Path) -> None:
@@ -312,7 +317,9 @@ def test_regmean_solves_the_regression(tokens: int, tmp_path: Path) -> None:
         weight * (result - member) @ rows.T @ rows
         for weight, member, rows in zip(WEIGHTS, members, inputs, strict=True)
     )
-    scale = sum(np.abs(member @ rows.T @ rows).max() for member, rows in zip(members, inputs))
+    scale = sum(
+        np.abs(member @ rows.T @ rows).max() for member, rows in zip(members, inputs, strict=True)
+    )
     assert np.abs(slope).max() < 1e-9 * scale
     for seed in range(5):
         step = 1e-3 * np.random.default_rng(seed).standard_normal(result.shape)
@@ -323,7 +330,7 @@ def test_regmean_solves_the_regression(tokens: int, tmp_path: Path) -> None:
             sum(w * (rows**2).sum(axis=0) for w, rows in zip(WEIGHTS, inputs, strict=True))
         )
         change = (result - reference.linear(members, WEIGHTS)) * scales
-        assert np.abs(change @ (free / scales).T).max() < 1e-9
+        assert np.abs(change @ (free * scales).T).max() < 1e-6 * np.abs(change).max()
 
 
 def test_regmean_is_nearer_to_the_members_than_their_mean(floats: Zoo, tmp_path: Path) -> None:
@@ -380,11 +387,7 @@ def test_fishers_that_weigh_nothing_leave_the_weighted_mean() -> None:
     weights = FisherWeights(np.array([0.0, 2.0]), np.ones(2), 0.0, True)
 
     def load(*numbers: float) -> Any:
-        from mergekit_embed.dtypes import DType
-
         return kernels.load(np.array(numbers).view(np.uint8), DType.F64)
-
-    from mergekit_embed.dtypes import DType
 
     found = kernels.fisher_mean(
         [load(1.0, 5.0, -0.0), load(3.0, 7.0, -0.0)],
@@ -631,7 +634,7 @@ def test_weights_that_make_no_mean_are_refused_before_anything_is_read(
     method: str, weights: list[float], floats: Zoo, tmp_path: Path
 ) -> None:
     recipe = recipe_of(method, floats.paths, floats.statistics[method], weights)
-    with pytest.raises((PlanError, RecipeError), match="sum to zero|must be at least 0"):
+    with pytest.raises((PlanError, RecipeError), match=r"sum to zero|must be at least 0"):
         mergekit_embed.plan(recipe, tmp_path / "out")
 
 
