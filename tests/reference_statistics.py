@@ -26,21 +26,18 @@ def fisher(
     of the members' Fishers over the whole model. A Fisher counts at least `floor` times its norm;
     where no member has more, or those that have weigh nothing, the weighted mean.
     """
-    mean = linear(members, weights)
-    result = np.empty_like(mean)
-    for place in np.ndindex(mean.shape):
-        values = [float(member[place]) for member in members]
-        relative = [float(f[place]) / norm for f, norm in zip(fishers, norms, strict=True)]
-        shares = [
-            weight * max(share, floor) * (1.0 if normalize else norm)
-            for weight, share, norm in zip(weights, relative, norms, strict=True)
-        ]
-        if max(relative) <= floor or sum(shares) == 0.0:
-            result[place] = mean[place]
-        else:
-            products = [share * value for share, value in zip(shares, values, strict=True)]
-            result[place] = sum(products) / sum(shares)
-    return result
+    relative = [found / norm for found, norm in zip(fishers, norms, strict=True)]
+    shares = [
+        weight * np.maximum(share, floor) * (1.0 if normalize else norm)
+        for weight, share, norm in zip(weights, relative, norms, strict=True)
+    ]
+    total = np.sum(shares, axis=0)
+    unknown = (np.max(relative, axis=0) <= floor) | (total == 0.0)
+    weighed = sum(
+        share / np.where(unknown, 1.0, total) * member
+        for share, member in zip(shares, members, strict=True)
+    )
+    return np.where(unknown, linear(members, weights), weighed)
 
 
 def regmean(

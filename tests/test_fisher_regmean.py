@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from tensor_folders import (
     SHAPES,
     Tensors,
     largest,
+    norm_of,
     random_model,
     raw_bytes,
     read_folder,
     stored,
     write_folder,
+    write_statistics,
 )
 from tiny_models import build_minilm, embed, perturb, read_tensors
 
@@ -75,30 +77,6 @@ def gram_of(inputs: np.ndarray) -> np.ndarray:
 
 def grams_of(seed: int) -> Tensors:
     return {name: gram_of(inputs_of(seed, size)) for name, size in LINEAR.items()}
-
-
-def norm_of(fishers: Tensors) -> float:
-    return float(np.sqrt(sum(float((f**2).sum()) for f in fishers.values())))
-
-
-def write_statistics(
-    folder: Path,
-    kind: str,
-    tensors: Mapping[str, np.ndarray],
-    transposed: Sequence[str] = (),
-    dtype: type = np.float32,
-) -> Path:
-    """A folder as `boom stats` writes it."""
-    folder.mkdir(parents=True)
-    save_file(
-        {name: np.array(values, dtype=dtype, order="C") for name, values in tensors.items()},
-        folder / f"{kind}.safetensors",
-    )
-    told: dict[str, Any] = {"gram": {"transposed": list(transposed)}}
-    if kind == "fisher":
-        told = {"fisher": {"norm": norm_of(dict(tensors))}}
-    (folder / "statistics.json").write_text(json.dumps(told))
-    return folder
 
 
 def recipe_of(
@@ -308,7 +286,7 @@ def test_regmean_solves_the_regression(tokens: int, tmp_path: Path) -> None:
         inputs = [rows[:15] for rows in inputs]
     paths = [write_folder(tmp_path / f"m{i}", {name: m}, "F64") for i, m in enumerate(members)]
     folders = [
-        write_statistics(tmp_path / f"s{i}", "gram", {name: rows.T @ rows}, dtype=np.float64)
+        write_statistics(tmp_path / f"s{i}", "gram", {name: rows.T @ rows}, dtype="F64")
         for i, rows in enumerate(inputs)
     ]
     result = merged(recipe_of("regmean", paths, folders, alpha=1.0), tmp_path / "out")[name]

@@ -358,19 +358,12 @@ def _kind(schema: Mapping[str, Any]) -> str:
 def _method(name: str, method: Method) -> list[str]:
     count = "any number of models" if method.exactly is None else f"{method.exactly} model"
     count += "s" if method.exactly and method.exactly > 1 else ""
-<<<<<<< HEAD
     usual = "" if method.granularity == "tensor" else f"; {method.granularity} by default"
-    lines = [
-        f"### `{name}`\n",
-        f"{method.summary} Merges {count}. `base_model`: {BASE_WORDS[method.base]}. "
-        f"`granularity`: {', '.join(method.units)}{usual}.\n",
-=======
     wants = f" Every member needs `statistics` ({method.statistics})." if method.statistics else ""
     lines = [
         f"### `{name}`\n",
         f"{method.summary} Merges {count}. `base_model`: {BASE_WORDS[method.base]}. "
-        f"`granularity`: {', '.join(method.units)}.{wants}\n",
->>>>>>> a4f9476 (Methods that weigh by statistics: definitions, recipes, kernels, matching)
+        f"`granularity`: {', '.join(method.units)}{usual}.{wants}\n",
     ]
     rows = [
         (
