@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .engine.extract import Extracted, extract_lora
     from .errors import (
         CheckpointError,
+        DataError,
         MergekitEmbedError,
         NonFiniteError,
         OutputError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .recipe import Recipe, load, load_all
+    from .statistics import Collected, collect_statistics
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,7 @@ _HOMES = {
     "plan": "engine",
     "plan_many": "engine",
     "CheckpointError": "errors",
+    "DataError": "errors",
     "MergekitEmbedError": "errors",
     "NonFiniteError": "errors",
     "OutputError": "errors",
@@ -59,6 +62,8 @@ _HOMES = {
     "Recipe": "recipe",
     "load": "recipe",
     "load_all": "recipe",
+    "Collected": "statistics",
+    "collect_statistics": "statistics",
 }
 
 __all__ = [
@@ -66,6 +71,8 @@ __all__ = [
     "AdapterResult",
     "Checkpoint",
     "CheckpointError",
+    "Collected",
+    "DataError",
     "Extracted",
     "MergeResult",
     "MergekitEmbedError",
@@ -78,6 +85,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "UsageError",
+    "collect_statistics",
     "extract_lora",
     "load",
     "load_all",

@@ -50,6 +50,10 @@ class PlanError(ProblemsError):
     """The recipe is well formed, but its members cannot be merged as it says."""
 
 
+class DataError(ProblemsError):
+    """Rows of a data set are not what they should be; every problem says the file and the line."""
+
+
 class UsageError(MergekitEmbedError):
     """The command line, or an argument of a Python call, is wrong."""
 

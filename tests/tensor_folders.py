@@ -64,6 +64,27 @@ def write_folder(
     return path
 
 
+def write_statistics(
+    path: Path,
+    kind: str,
+    tensors: Mapping[str, Array],
+    transposed: Sequence[str] = (),
+    dtype: str = "F32",
+) -> Path:
+    """A folder of statistics as `boom stats` writes it: `kind` is "fisher" or "gram"."""
+    path.mkdir(parents=True)
+    content = {name: _tensor(array, dtype) for name, array in tensors.items()}
+    save_file(content, path / f"{kind}.safetensors")
+    told = {"norm": norm_of(tensors)} if kind == "fisher" else {"transposed": list(transposed)}
+    (path / "statistics.json").write_text(json.dumps({kind: told}))
+    return path
+
+
+def norm_of(fishers: Mapping[str, Array]) -> float:
+    """L2 norm over all tensors; 1 where all are zero."""
+    return float(np.sqrt(sum(float((array**2).sum()) for array in fishers.values()))) or 1.0
+
+
 def _tensor(array: Array, dtype: str) -> torch.Tensor:
     kinds = {
         "F64": torch.float64,

@@ -17,10 +17,19 @@ import numpy as np
 import pytest
 import reference
 import reference_consensus
+import reference_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Array, check_numerics, round_to
-from tensor_folders import Tensors, largest, raw_bytes, read_folder, stored, write_folder
+from tensor_folders import (
+    Tensors,
+    largest,
+    raw_bytes,
+    read_folder,
+    stored,
+    write_folder,
+    write_statistics,
+)
 
 import mergekit_embed
 from mergekit_embed.kernels import BLOCK
@@ -53,6 +62,7 @@ class Entry:
         scaled: the parameters for members and base times a power of two.
         turned: parameters under which the order of the members does not matter.
         squares: lengths or squares are measured, which in float64 have half of the exponents.
+        measure: what statistics a member comes with, from its tensors.
     """
 
     expected: Reference
@@ -66,6 +76,7 @@ class Entry:
     scaled: Callable[[float], Mapping[str, Any]] | str = lambda factor: {}
     turned: Mapping[str, Any] | str = field(default_factory=dict)
     squares: bool = False
+    measure: Callable[[Tensors], Tensors] | None = None
 
 
 THREE = [0.5, 0.5, 0.5]
@@ -87,6 +98,43 @@ def _breadcrumbs(vote: bool) -> Reference:
     return lambda m, b, name: reference_consensus.breadcrumbs(
         m, b, WEIGHTS, THREE, [0.125] * 3, vote=vote
     )
+
+
+def fisher_of(array: Array) -> Array:
+    """Stands for a Fisher: of any scale of the member the same, and 0 where the member is 0."""
+    return np.asarray(np.frexp(array)[0]) ** 2
+
+
+def fishers_of(member: Tensors) -> Tensors:
+    return {name: fisher_of(array) for name, array in member.items()}
+
+
+def gram_of(array: Array) -> Array | None:
+    """Stands for a Gram matrix of a matrix' inputs; None for what is no small matrix."""
+    if array.ndim != 2 or array.shape[1] > 64:
+        return None
+    rows = fisher_of(array)
+    return rows.T @ rows + np.eye(rows.shape[1])
+
+
+def grams_of(member: Tensors) -> Tensors:
+    grams = {name: gram_of(array) for name, array in member.items()}
+    return {name: gram for name, gram in grams.items() if gram is not None}
+
+
+def _fisher(m: Sequence[Array], b: Array, name: str) -> Array:
+    fishers = [fisher_of(x) for x in m]
+    return reference_statistics.fisher(m, fishers, WEIGHTS, [1, 1, 1], normalize=False, floor=0.0)
+
+
+def _regmean(m: Sequence[Array], b: Array, name: str) -> Array:
+    grams = [gram_of(x) for x in m]
+    if grams[0] is None:
+        return reference.linear(m, WEIGHTS)
+    # From the mean, which is the same in exact arithmetic: members that hardly differ would
+    # cancel in the reference, not in the result.
+    mean = reference.linear(m, WEIGHTS)
+    return mean + reference_statistics.regmean([x - mean for x in m], grams, WEIGHTS)
 
 
 RANK = {"density": 1.0, "epsilon": 0.0}
@@ -162,6 +210,22 @@ ENTRIES: dict[str, Entry] = {
         to_the_bit=True,
         turned="members are joined one after the other",
         squares=True,
+    ),
+    # --- by statistics
+    "fisher": Entry(
+        _fisher,
+        {"normalize_fisher": False, "floor": 0.0},
+        whole="members weigh as their Fishers",
+        to_the_bit=True,
+        squares=True,
+        measure=fishers_of,
+    ),
+    "regmean": Entry(
+        _regmean,
+        whole="members weigh as what goes into their layers",
+        to_the_bit=True,
+        squares=True,
+        measure=grams_of,
     ),
     # --- consensus
     "ties": Entry(
@@ -311,6 +375,13 @@ def recipe_of(
     if ENTRIES[name].weighted:
         for model, weight in zip(models, weights, strict=False):
             model["parameters"] = {"weight": weight}
+    measure, kind = ENTRIES[name].measure, available()[name].statistics
+    if measure is not None and kind is not None:
+        for model, path in zip(models, paths, strict=True):
+            folder = path.parent / f"{path.name}-{kind}"
+            if not folder.exists():
+                write_statistics(folder, kind, measure(read_folder(path)), dtype="F64")
+            model["statistics"] = str(folder)
     recipe = {"merge_method": name, "models": models, "parameters": ENTRIES[name].parameters}
     if available()[name].base.endswith("origin"):
         recipe["base_model"] = str(base)
@@ -574,7 +645,7 @@ def check_all(name: str, result: Tensors, members: Models, base: Tensors, dtype:
 
 LEAVES_WHAT_IS_COMMON = {
     *(name for name in METHODS if available()[name].base == "origin"),
-    *("linear", "ema", "median", "trimmed_mean"),
+    *("linear", "ema", "median", "trimmed_mean", "fisher"),
 }
 """An element that base and members share comes back, zeros with their sign."""
 

@@ -7,6 +7,7 @@ from .names import Matcher, Place, bare, is_derived_buffer, places
 from .reference import open_reference
 from .remapped import Fallback, RemappedTensor
 from .safetensors_file import layout, read_header
+from .statistics import Statistics, open_statistics
 from .tensor import Shape, StoredTensor, Tensor
 from .vocabulary import Tables, Vocabulary, find_tables, has_tokenizer, read_vocabulary
 
@@ -21,6 +22,7 @@ __all__ = [
     "Place",
     "RemappedTensor",
     "Shape",
+    "Statistics",
     "StoredTensor",
     "Tables",
     "Tensor",
@@ -33,6 +35,7 @@ __all__ = [
     "locate",
     "open_checkpoint",
     "open_reference",
+    "open_statistics",
     "places",
     "read_header",
     "read_vocabulary",

@@ -122,9 +122,9 @@ def _check_layout(path: Path, tensors: Iterable[StoredTensor], start: int, size:
 
 
 def layout(
-    tensors: Mapping[str, tuple[DType, Shape]],
+    tensors: Mapping[str, tuple[DType, Shape]], metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, int], int]:
-    """Lay out a file before any data is there.
+    """Lay out a file before any data is there, with `metadata` in its header.
 
     Tensors are ordered by falling alignment and then by name, as the reference implementation
     does, so that every one is aligned to its element when the file is mapped.
@@ -133,7 +133,7 @@ def layout(
         the bytes up to the data (length and header, padded to 8), the offset of every tensor from
         the start of the file, and the size of the whole file.
     """
-    header: dict[str, Any] = {METADATA: {"format": "pt"}}
+    header: dict[str, Any] = {METADATA: {"format": "pt", **(metadata or {})}}
     relative: dict[str, int] = {}
     position = 0
     for name in sorted(tensors, key=lambda name: (-tensors[name][0].bits, name)):

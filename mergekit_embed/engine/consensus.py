@@ -30,12 +30,15 @@ from ..methods import (
     Drawn,
     DrawnByRank,
     Elementwise,
+    FisherMean,
     Largest,
     MostVaried,
     Near,
     Outlying,
+    Regression,
 )
 from ..methods.notes import collected_notes
+from .data_aware import prepare_fisher_mean, prepare_regression
 from .order_statistics import largest
 from .plan import Job
 from .stream import Chunk, Combiner, Steps, Work, one_pass
@@ -56,6 +59,10 @@ def prepare_elementwise(work: Work) -> Steps[Combiner]:
     work.note(job, said)
     if isinstance(wanted, Consensus):
         return (yield from _prepare_consensus(work, wanted))
+    if isinstance(wanted, FisherMean):
+        return prepare_fisher_mean(work, wanted)
+    if isinstance(wanted, Regression):
+        return prepare_regression(work, wanted)
     if isinstance(wanted, Centre):
         trim = wanted.trim
 

@@ -37,6 +37,25 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured of one tensor in every member.
+
+    Attributes:
+        tensors: a Fisher for each element, or the Gram matrix of a linear layer's inputs.
+        labels: the folders that they lie in, for messages.
+        norms: L2 norms of the members' Fishers over the whole model; 1 for Gram matrices.
+        elementwise: True for Fishers.
+        transposed: the layer's weight is stored (in, out).
+    """
+
+    tensors: tuple[Tensor, ...]
+    labels: tuple[str, ...]
+    norms: tuple[float, ...]
+    elementwise: bool
+    transposed: bool
+
+
+@dataclass(frozen=True)
 class Job:
     """One tensor of the result.
 
@@ -53,6 +72,7 @@ class Job:
             `sources` must all be equal.
         divide: which of the merged elements are divided, by what.
         stretch: the merged rows are interpolated to another number of rows.
+        measured: what the method weighs by; None where it takes the weighted mean instead.
     """
 
     name: str
@@ -70,6 +90,7 @@ class Job:
     parameters: Mapping[str, Any] | None
     divide: Divide | None = None
     stretch: Stretch | None = None
+    measured: Measured | None = None
 
     @property
     def count(self) -> int:
@@ -78,18 +99,24 @@ class Job:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that is read: the sources, and the origin where there is one."""
+        """All that is read: the sources, and the origin and statistics where there are some."""
+        return (*self._elements, *(self.measured.tensors if self.measured else ()))
+
+    @property
+    def _elements(self) -> tuple[Tensor, ...]:
         return self.sources if self.origin is None else (*self.sources, self.origin)
 
     @property
     def bytes_in(self) -> int:
-        """Stored bytes of all sources."""
+        """Stored bytes of all that is read."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
     @property
     def width(self) -> int:
-        """Bytes of one element of all sources, as they are read."""
-        return sum(tensor.read_as.itemsize for tensor in self.tensors)
+        """Bytes of one element of all that has as many elements, as they are read."""
+        elementwise = self.measured is None or self.measured.elementwise
+        tensors = self.tensors if elementwise else self._elements
+        return sum(tensor.read_as.itemsize for tensor in tensors)
 
     @property
     def result_shape(self) -> Shape:
@@ -204,7 +231,8 @@ class Plan:
         tables = sum(8 * job.count for job in self.jobs if job.stretch)
         factors = FACTOR_BYTES if any(model.adapter for model in self.opened) else 0
         held = TORCH_BYTES + tables + factors + self._vocabulary_bytes
-        return held + cpu_workers() * (KEEP_BYTES + chunk * (3 * vectors + 4))
+        square = max((_regression_bytes(job) for job in self.jobs), default=0)
+        return held + cpu_workers() * (KEEP_BYTES + square + chunk * (3 * vectors + 4))
 
     @property
     def _vocabulary_bytes(self) -> int:
@@ -217,6 +245,15 @@ class Plan:
         )
         files = sum(len(raw) for raw in self.written.values() if isinstance(raw, bytes))
         return sum(rows.values()) + more + files
+
+
+def _regression_bytes(job: Job) -> int:
+    """Of the Gram matrices of a tensor in memory: as stored, weighted, and a few on the way."""
+    if job.measured is None or job.measured.elementwise:
+        return 0
+    (size, _), count = job.measured.tensors[0].shape, len(job.sources)
+    whole = 8 * job.count * (count + 4) if job.measured.transposed else 0
+    return 8 * size * size * (2 * count + 4) + whole
 
 
 def nearest_folder(output: Path) -> Path:

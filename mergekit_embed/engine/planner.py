@@ -29,9 +29,10 @@ from ..recipe import Recipe
 from ..recipe.source import in_file_order
 from .edits import Edits, plan_edits
 from .matching import Match, match_tensors
+from .measured import match_statistics
 from .models import Models, disagreements, open_models, remarks
 from .nested import as_member, nested_plans
-from .plan import Index, Job, Plan, WeightFile
+from .plan import Index, Job, Measured, Plan, WeightFile
 from .slicing import shell_layers
 from .told import configs_told, joined
 from .vocabularies import plan_vocabulary
@@ -88,6 +89,8 @@ def _plan(recipe: Recipe, opened: Models, output: Path) -> Plan:
     problems += [_opaque(recipe, match) for match in matches if _is_opaque(match)]
     wanted, wrong = _resolve(recipe, matches)
     problems += wrong
+    measured, unfit, told = match_statistics(recipe, models, list(filter(_is_merged, matches)))
+    problems += unfit
     if problems:
         raise PlanError(in_file_order(problems))
     edits = plan_edits(recipe, models, matches)
@@ -95,7 +98,7 @@ def _plan(recipe: Recipe, opened: Models, output: Path) -> Plan:
     matches, wanted = [match for match, _ in kept], [want for _, want in kept]
     files, indexes, addresses = _place(recipe, matches, edits)
     jobs = [
-        _job(recipe, match, want, address, edits)
+        _job(recipe, match, want, address, edits, measured.get(match.name))
         for match, want, address in zip(matches, wanted, addresses, strict=True)
     ]
     layers = shell_layers(recipe, models) if recipe.is_layered else None
@@ -109,7 +112,7 @@ def _plan(recipe: Recipe, opened: Models, output: Path) -> Plan:
         jobs=tuple(jobs),
         files=files,
         indexes=indexes,
-        notes=(*remarks(recipe, models), *vocabulary.notes, *notes),
+        notes=(*remarks(recipe, models), *vocabulary.notes, *notes, *told),
         nested=nested_plans(models.all),
         edits=edits.words,
         told=joined(models.shell.told, configs, edits.told, vocabulary.files.told),
@@ -295,7 +298,14 @@ def _indexes(recipe: Recipe, match: Match) -> tuple[int, ...]:
     return tuple(references.index(m.reference) for m in recipe.slices[match.wanted.slice])
 
 
-def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address, edits: Edits) -> Job:
+def _job(
+    recipe: Recipe,
+    match: Match,
+    wanted: _Wanted,
+    address: _Address,
+    edits: Edits,
+    measured: Measured | None,
+) -> Job:
     merged = wanted.parameters is not None
     buffer = is_derived_buffer(match.tensor.name)
     compared = match.members if match.members and not buffer else (match.tensor,)
@@ -316,4 +326,5 @@ def _job(recipe: Recipe, match: Match, wanted: _Wanted, address: _Address, edits
         parameters=wanted.parameters,
         divide=edits.divides.get(match.name),
         stretch=edits.stretches.get(match.name),
+        measured=measured,
     )

@@ -127,6 +127,13 @@ class Chunk:
         origin = self.work.job.origin
         return None if origin is None else self._vector(origin)
 
+    def fishers(self) -> list[Vector]:
+        """The elements' Fishers in the members, where the job has them."""
+        measured = self.work.job.measured
+        if measured is None or not measured.elementwise:
+            return []
+        return [self._vector(tensor) for tensor in measured.tensors]
+
     def raw(self, source: int) -> Raw:
         """The elements of one source as stored bytes."""
         return self.work.supply.raw(self.work.job.sources[source], self.start, self.stop)
@@ -140,6 +147,8 @@ class Chunk:
         named = dict(zip(labels, self.members(), strict=True))
         if plan.base is not None and job.origin is not None:
             named[plan.base.label] = self.origin()
+        fishers = self.fishers()
+        named |= zip(job.measured.labels if job.measured and fishers else (), fishers, strict=True)
         return named
 
     def _vector(self, tensor: Tensor) -> Vector:

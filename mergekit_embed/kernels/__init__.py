@@ -10,7 +10,8 @@ files, plans or methods. Every backend gives the same bytes, because all of them
   left; the blocks' sums are added first to last;
 - the result is rounded once to the stored type, to nearest even.
 
-So neither the size of the chunks nor the number of threads nor the device shows in the result.
+So neither the size of the chunks nor the number of threads nor the device shows in the result. The
+one exception is `regress`, whose matrix products are the library's: see there.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ DIGIT_BITS = 16
 
 Vector = Any
 """Stored elements where the backend wants them; opaque to everybody else."""
+
+Regressor = Any
+"""Matrices that `Kernels.regress` needs, where the backend wants them; opaque likewise."""
 
 Raw = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
@@ -170,6 +174,23 @@ class Combine:
     scale: float
 
 
+@dataclass(frozen=True, slots=True)
+class FisherWeights:
+    """What elements weigh by their Fisher F: `w_k max(F_k / norm_k, floor)`.
+
+    Attributes:
+        weight: float64 (K,).
+        norms: float64 (K,), above 0.
+        floor: of the quotient.
+        normalize: False multiplies by `norm_k` again.
+    """
+
+    weight: Doubles
+    norms: Doubles
+    floor: float
+    normalize: bool
+
+
 class Kernels(Protocol):
     """What a backend does. Vectors of one call have the same number of elements n."""
 
@@ -277,6 +298,49 @@ class Kernels(Protocol):
         divide: Divide | None = None,
     ) -> Output:
         """`o + clip(reach / |d|, 0, 1) d`, with `|d|` at least 1e-6: at most `reach` from `o`."""
+
+    def fisher_mean(
+        self,
+        vectors: Sequence[Vector],
+        fishers: Sequence[Vector],
+        weights: FisherWeights,
+        dtype: DType,
+        divide: Divide | None = None,
+    ) -> Output:
+        """The mean of the vectors, each element weighing by its Fisher.
+
+        Where no Fisher is above the floor, or those that are weigh nothing, the mean by `weight`.
+        An element that all members have in common comes back bit for bit. `finite` also tells of
+        the Fishers.
+        """
+
+    def regressor(
+        self, grams: Sequence[Vector], size: int, weight: Doubles, alpha: float
+    ) -> Regressor:
+        """What `regress` needs, from Gram matrices of `size` by `size` numbers.
+
+        Raises:
+            ValueError: when the matrices are those of no inputs: not positive semidefinite.
+        """
+
+    def regress(
+        self,
+        vectors: Sequence[Vector],
+        regressor: Regressor,
+        transposed: bool,
+        dtype: DType,
+        divide: Divide | None = None,
+    ) -> Output:
+        """Rows of `M + (sum_k w_k (W_k - M) G_k) (sum_k w_k G_k)^+`, M the mean by `weight`.
+
+        `G_k` with its off-diagonal entries times alpha. The vectors are whole rows of matrices that
+        are stored (out, in), or whole matrices (in, out) when `transposed`. Rows that all members
+        have in common come back bit for bit.
+
+        The products are those of the library underneath, on one thread: for vectors of the same
+        length they are the same on the same machine, and may differ in the last bits of float64 on
+        another.
+        """
 
     def is_finite(self, vector: Vector) -> bool:
         """True when no element is infinite or not a number."""

@@ -19,6 +19,7 @@ from . import (
     Combine,
     Divide,
     Doubles,
+    FisherWeights,
     Keep,
     Layout,
     Measure,
@@ -29,6 +30,7 @@ from . import (
     cpu_workers,
 )
 from .torch_elements import combined, halved, masks_of, measure_of
+from .torch_statistics import Solved, fisher_mean, regress, solve
 
 TORCH_TYPES = {
     DType.F64: torch.float64,
@@ -262,6 +264,43 @@ class TorchKernels:
         merged = torch.where(delta == 0, base, moved)
         finite = self.is_finite(vector) and self.is_finite(origin)
         return self._output(merged, dtype, finite, divide)
+
+    def fisher_mean(
+        self,
+        vectors: Sequence[Tensor],
+        fishers: Sequence[Tensor],
+        weights: FisherWeights,
+        dtype: DType,
+        divide: Divide | None = None,
+    ) -> Output:
+        """See `Kernels.fisher_mean`."""
+        finite = all(self.is_finite(fisher) for fisher in fishers)
+        values, shares = [v.double() for v in vectors], [f.double() for f in fishers]
+        return self._output(fisher_mean(values, shares, weights), dtype, finite, divide)
+
+    def regressor(
+        self, grams: Sequence[Tensor], size: int, weight: Doubles, alpha: float
+    ) -> Solved:
+        """See `Kernels.regressor`."""
+        return solve([gram.double().reshape(size, size) for gram in grams], weight, alpha)
+
+    def regress(
+        self,
+        vectors: Sequence[Tensor],
+        regressor: Solved,
+        transposed: bool,
+        dtype: DType,
+        divide: Divide | None = None,
+    ) -> Output:
+        """See `Kernels.regress`."""
+        size = len(regressor.scale)
+        doubles = [vector.double() for vector in vectors]
+        if transposed:
+            rows = [double.reshape(size, -1).T.contiguous() for double in doubles]
+            merged = regress(rows, regressor).T.reshape(-1)
+        else:
+            merged = regress([double.reshape(-1, size) for double in doubles], regressor)
+        return self._output(merged.reshape(-1), dtype, True, divide)
 
     def is_finite(self, vector: Tensor) -> bool:
         """See `Kernels.is_finite`."""

@@ -112,7 +112,36 @@ class Near:
     reach: float
 
 
-Elementwise = Consensus | Centre | Near
+@dataclass(frozen=True)
+class FisherMean:
+    """The mean of the members, each element of each weighing as its Fisher.
+
+    Attributes:
+        weight: float64 (K,), the members' weights.
+        normalize: divide each member's Fisher by its L2 norm over the model.
+        floor: share of that norm that a Fisher counts at least; where all are below, the weighted
+            mean.
+    """
+
+    weight: Array
+    normalize: bool
+    floor: float
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The linear layer whose outputs are nearest to those of all members, on their own inputs.
+
+    Attributes:
+        weight: float64 (K,), the members' weights.
+        alpha: factor on the Gram matrices' off-diagonal entries.
+    """
+
+    weight: Array
+    alpha: float
+
+
+Elementwise = Consensus | Centre | Near | FisherMean | Regression
 
 
 def ones(count: int) -> Array:

@@ -27,6 +27,10 @@ first of its members, or only where tokenizer and configuration come from."""
 Unit = Literal["element", "row", "column", "tensor", "layer", "model"]
 """What counts as one vector: a row runs along the last dimension, a column along the first."""
 
+StatisticsKind = Literal["fisher", "gram"]
+"""What a method wants to have been measured of every member: the diagonal of the Fisher matrix, or
+the Gram matrices of the linear layers' inputs."""
+
 REQUIRED: Any = inspect.Parameter.empty
 
 GRANULARITIES: tuple[Unit, ...] = ("element", "row", "tensor", "layer", "model")
@@ -108,10 +112,11 @@ class Method:
     """A registered merge method.
 
     `function` takes a `Gram` (mixtures only) and the parameters, and returns coefficients
-    (mixtures) or a `Consensus`, `Centre` or `Near`; one with `counts` wants the number of members
+    (mixtures) or one of `Elementwise`; one with `counts` wants the number of members
     as `members`, one that is `grouped` the group of each member as `groups`. `granularity` is what
     counts as one vector where the recipe does not say. `unit`, when there is one, turns the
-    parameters named in `unit_parameters` into what does; None leaves it to the recipe.
+    parameters named in `unit_parameters` into what does; None leaves it to the recipe. `statistics`
+    is what every member must come with.
     """
 
     name: str
@@ -130,6 +135,7 @@ class Method:
     absolute: Callable[..., bool] | None = None
     counts: bool = False
     grouped: bool = False
+    statistics: StatisticsKind | None = None
 
     def arguments(self, values: Mapping[str, Any], members: int) -> dict[str, Any]:
         """Keyword arguments of `function` from resolved parameter values."""
@@ -239,9 +245,16 @@ def mixture(
 
 
 def consensus(
-    name: str, *, base: BaseRole = "origin", exactly: int | None = None
+    name: str,
+    *,
+    base: BaseRole = "origin",
+    exactly: int | None = None,
+    statistics: StatisticsKind | None = None,
 ) -> Callable[[Function], Function]:
-    """Register an elementwise method: a function `(**parameters) -> Elementwise`."""
+    """Register an elementwise method: a function `(**parameters) -> Elementwise`.
+
+    `statistics` is what the method wants to have been measured of every member.
+    """
 
     def register(function: Function) -> Function:
         _add(
@@ -255,6 +268,7 @@ def consensus(
                 exactly=exactly,
                 units=("tensor",),
                 counts="members" in inspect.signature(function).parameters,
+                statistics=statistics,
             )
         )
         return function

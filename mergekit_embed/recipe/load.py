@@ -307,6 +307,7 @@ def _slice(
             place=("base_model",) if index is None else (*place, index),
             layers=ranges[0 if index is None else index],
             group=None if index is None else entries[index].group,
+            statistics=None if index is None else entries[index].statistics,
         )
         for index in members_among(method, names, base)
     )

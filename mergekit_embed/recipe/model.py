@@ -23,6 +23,7 @@ class Member:
 
     `layers` are the first of its layers that is used and the one after the last; None for all.
     `group` names the members that it is merged with first; None for a member by itself.
+    `statistics` is the folder of what was measured of it.
     """
 
     reference: str
@@ -30,6 +31,7 @@ class Member:
     place: values.Path
     layers: tuple[int, int] | None = None
     group: str | None = None
+    statistics: str | None = None
 
 
 @dataclass(frozen=True)

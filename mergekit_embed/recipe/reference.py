@@ -77,7 +77,13 @@ def _method_schema(method: Method) -> dict[str, Any]:
     of_member: dict[str, Any] = {"parameters": parameters(own)}
     if not method.grouped:
         of_member["group"] = False
-    members = {"items": {"properties": of_member}}
+    items: dict[str, Any] = {"properties": of_member}
+    if method.statistics is None:
+        of_member["statistics"] = {"type": "null"}
+    else:
+        of_member["statistics"] = {"type": "string"}
+        items["required"] = ["statistics"]
+    members = {"items": items}
     slices = {"items": {"properties": {"sources": members}}}
     then: dict[str, Any] = {
         "properties": {
@@ -226,6 +232,21 @@ models:
 A group counts with the sum of its members' weights.
 """
 
+STATISTICS = """\
+```yaml
+merge_method: regmean                  # weighs by what `boom stats` measured of each member
+models:
+  - model: ./minilm-legal
+    statistics: stats/legal
+  - model: ./minilm-medical
+    statistics: stats/medical
+```
+
+```sh
+boom stats ./minilm-legal --data legal.jsonl -o stats/legal
+```
+"""
+
 EDITS = """\
 ```yaml
 merge_method: linear
@@ -301,6 +322,7 @@ def markdown() -> str:
         *_table(("key", "value", "meaning"), _keys(SliceSource)),
         SLICES,
         GROUPS,
+        STATISTICS,
         "## Edits after the merge\n",
         "Each entry of `post` has one of these keys, and none is there twice:\n",
         *_table(("key", "value", "meaning"), _keys(EditEntry)),
@@ -352,10 +374,11 @@ def _method(name: str, method: Method) -> list[str]:
     count = "any number of models" if method.exactly is None else f"{method.exactly} model"
     count += "s" if method.exactly and method.exactly > 1 else ""
     usual = "" if method.granularity == "tensor" else f"; {method.granularity} by default"
+    wants = f" Every member needs `statistics` ({method.statistics})." if method.statistics else ""
     lines = [
         f"### `{name}`\n",
         f"{method.summary} Merges {count}. `base_model`: {BASE_WORDS[method.base]}. "
-        f"`granularity`: {', '.join(method.units)}{usual}.\n",
+        f"`granularity`: {', '.join(method.units)}{usual}.{wants}\n",
     ]
     rows = [
         (

@@ -95,6 +95,12 @@ class ModelEntry(BaseModel):
         description="name of a group, for `delta_guided`: the members of a group are merged first, "
         "then the groups. A member without one is a group of its own",
     )
+    statistics: str | None = Field(
+        default=None,
+        min_length=1,
+        description="for `fisher` and `regmean`: the folder that `boom stats` wrote of this "
+        "member; a relative one counts as that of a model",
+    )
 
 
 class SliceSource(ModelEntry):

@@ -54,6 +54,7 @@ def unsuited(origin: Source, method: Method) -> list[Problem]:
             problems.extend(_miscounted(origin, method, count, place))
             problems.extend(_uneven(origin, models, place))
         problems.extend(_grouped(origin, method, models, place))
+        problems.extend(_measured(origin, method, models, place))
     problems.extend(_unset(origin, method))
     return problems
 
@@ -97,6 +98,31 @@ def _grouped(
                 "out, or set `granularity: row`"
             )
             problems.append(origin.problem(here, message, key=True))
+    return problems
+
+
+def _measured(
+    origin: Source, method: Method, models: list[Any], place: values.Path
+) -> list[Problem]:
+    """Statistics are for the methods that weigh by them, which need them of every member."""
+    problems = []
+    for index, model in enumerate(models):
+        if not isinstance(model, dict):
+            continue
+        given, here = model.get("statistics"), (*place, index)
+        if given is not None and method.statistics is None:
+            able = sorted(name for name, known in available().items() if known.statistics)
+            message = f"{method.name} uses no statistics; {' and '.join(able)} do"
+            problems.append(origin.problem((*here, "statistics"), message, key=True))
+        elif given is None and method.statistics is not None:
+            reference = model.get("model")
+            name = reference if isinstance(reference, str) else "MODEL"
+            folder = f"stats/{name.rstrip('/').rpartition('/')[2] or 'member'}"
+            message = (
+                f"{method.name} needs statistics of every member. Run `boom stats {name} "
+                f"--data FILE -o {folder}`, and set `statistics: {folder}` beside the model"
+            )
+            problems.append(origin.problem(here, message))
     return problems
 
 
