@@ -373,6 +373,8 @@ def test_the_command_speaks_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     again = command("tuned", "base", "-o", "lora", "--json")
     assert again.exit_code == 2
     assert json.loads(again.stdout)["kind"] == "OutputExistsError"
+    replaced = command("tuned", "base", "-r", "2", "-o", "lora", "--overwrite", "--json")
+    assert (replaced.exit_code, json.loads(replaced.stdout)["rank"]) == (0, 2)
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
