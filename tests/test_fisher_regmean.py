@@ -470,11 +470,11 @@ def test_a_layer_is_weighed_by_the_statistics_of_the_layer_it_comes_from(tmp_pat
 
 def test_tensors_without_statistics_are_named(floats: Zoo, tmp_path: Path) -> None:
     by_fisher = mergekit_embed.plan(floats.recipe("fisher"), tmp_path / "out")
-    expected = f"1 tensor ({UNMEASURED}) have no Fisher, and are merged by their weighted mean"
+    expected = f"no Fisher of 1 tensor ({UNMEASURED}): merged by the weighted mean"
     assert expected in by_fisher.notes
     by_gram = mergekit_embed.plan(floats.recipe("regmean"), tmp_path / "out")
     (told,) = [note for note in by_gram.notes if "Gram matrix" in note]
-    assert told.startswith("7 tensors (")
+    assert told.startswith("no Gram matrix of 7 tensors (")
     assert by_gram.bytes_in == sum(
         sum(4 * array.size for array in one.values()) for one in (*floats.members, *floats.grams)
     )

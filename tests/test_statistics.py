@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,7 +19,7 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from tiny_models import build_minilm, build_qwen3, build_t5_encoder
 from torch.nn import functional
-from transformers import BertTokenizer, GPT2Config, GPT2Model
+from transformers import AutoModel, BertTokenizer, GPT2Config, GPT2Model
 
 from mergekit_embed import DataError, NonFiniteError, OutputExistsError, UsageError
 from mergekit_embed.checkpoint import open_checkpoint
@@ -485,6 +487,23 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (model / "config.json").write_text('{"model_type": "abacus"}')
     with pytest.raises(CheckpointError, match="cannot be loaded by sentence-transformers"):
         collect_statistics(model, [plain(tmp_path / "p.jsonl")], tmp_path / "out", GRAM)
+
+
+def test_a_model_with_an_adapter_is_to_be_merged_first(bert: Path, tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=2, target_modules=["query"])
+    adapted = peft.get_peft_model(AutoModel.from_pretrained(bert), config)
+    adapted.save_pretrained(str(tmp_path / "lora"))
+    data = plain(tmp_path / "p.jsonl")
+    with pytest.raises(UsageError, match="merge the adapter into it first"):
+        collect_statistics(f"{bert}+{tmp_path / 'lora'}", [data], tmp_path / "out", GRAM)
+
+
+def test_without_sentence_transformers_it_says_what_to_install(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UsageError, match=r"pip install 'mergekit_embed\[train\]'"):
+        collect_statistics(bert, [plain(tmp_path / "p.jsonl")], tmp_path / "out", GRAM)
 
 
 # --- the command --------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def match_statistics(
             bare.append(match.name)
     problems = [problem for view in views.values() for problem in view.problems(recipe)]
     what = {"fisher": "Fisher", "gram": "Gram matrix"}[kind]
-    notes = [f"{_listed(bare)} have no {what}, and are merged by their weighted mean"]
+    notes = [f"no {what} of {_listed(bare)}: merged by the weighted mean"]
     return found, problems, notes if bare else []
 
 

@@ -248,12 +248,13 @@ class Plan:
 
 
 def _regression_bytes(job: Job) -> int:
-    """Of the Gram matrices of a tensor in memory: as stored, weighted, and a few on the way."""
+    """Of the Gram matrices of a tensor in memory: as stored, weighted, and four on the way."""
     if job.measured is None or job.measured.elementwise:
         return 0
     (size, _), count = job.measured.tensors[0].shape, len(job.sources)
     whole = 8 * job.count * (count + 4) if job.measured.transposed else 0
-    return 8 * size * size * (2 * count + 4) + whole
+    stored = sum(tensor.nbytes for tensor in job.measured.tensors)
+    return stored + 8 * size * size * (count + 4) + whole
 
 
 def nearest_folder(output: Path) -> Path:

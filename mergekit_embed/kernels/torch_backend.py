@@ -282,7 +282,9 @@ class TorchKernels:
         self, grams: Sequence[Tensor], size: int, weight: Doubles, alpha: float
     ) -> Solved:
         """See `Kernels.regressor`."""
-        return solve([gram.double().reshape(size, size) for gram in grams], weight, alpha)
+        # One after the other: in float64 they take the most memory of the whole merge.
+        doubles = (gram.double().reshape(size, size) for gram in grams)
+        return solve(doubles, weight, alpha)
 
     def regress(
         self,

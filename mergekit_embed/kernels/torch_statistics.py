@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,7 +70,7 @@ class Solved(NamedTuple):
     weight: Doubles
 
 
-def solve(grams: Sequence[Tensor], weight: Doubles, alpha: float) -> Solved:
+def solve(grams: Iterable[Tensor], weight: Doubles, alpha: float) -> Solved:
     """See `Kernels.regressor`: from float64 (n, n).
 
     Divided by its diagonal, S has eigenvalues of at least 1 - alpha, and a Cholesky factor. With
@@ -80,18 +80,21 @@ def solve(grams: Sequence[Tensor], weight: Doubles, alpha: float) -> Solved:
     weighted = []
     for gram, share in zip(grams, weight, strict=True):
         # Symmetric to the bit, which products of float32 need not be.
-        scaled = (gram + gram.T) * (0.5 * alpha)
+        scaled = gram + gram.T
+        scaled *= 0.5 * alpha
         scaled.diagonal().copy_(gram.diagonal())
-        weighted.append(scaled * float(share))
+        scaled *= float(share)
+        weighted.append(scaled)
     total = torch.zeros_like(weighted[0])
     for one in weighted:
         total += one
-    diagonal = total.diagonal()
+    diagonal = total.diagonal().clone()
     if bool((diagonal < 0).any()):
         raise ValueError("has negative numbers on its diagonal")
     scale = diagonal.sqrt()
     inverted = torch.where(scale > 0, 1.0 / scale, 0.0)
-    total = total * inverted[:, None] * inverted
+    total *= inverted[:, None]
+    total *= inverted
     total.diagonal().copy_(torch.ones_like(scale))
     return Solved(tuple(weighted), _inverse(total, alpha), scale, weight)
 
