@@ -448,7 +448,9 @@ def test_a_union_is_padded_too(own_family: Family) -> None:
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
-@pytest.mark.parametrize("name", sorted(available()))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, method in available().items() if method.statistics is None)
+)
 def test_every_method_gives_zero_rows_where_no_token_is(
     name: str, granularity: str, own_family: Family
 ) -> None:
