@@ -407,7 +407,7 @@ def test_neither_chunks_nor_threads_nor_memory_show(
     for index, (workers, blocks, keep) in enumerate([(1, 1, 0), (4, 1, 10**9), (2, 64, 0)]):
         monkeypatch.setattr(TorchKernels, "chunk_blocks", lambda self, vectors, b=blocks: b)
         monkeypatch.setattr("mergekit_embed.kernels.torch_backend.cpu_workers", lambda w=workers: w)
-        monkeypatch.setattr("mergekit_embed.engine.supply.KEEP_BYTES", keep)
+        monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
         mergekit_embed.merge(recipe, tmp_path / f"out{index}", device="cpu")
         results.append(raw_bytes(tmp_path / f"out{index}"))
     assert results[0] == results[1] == results[2]

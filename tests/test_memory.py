@@ -1,15 +1,23 @@
-"""Memory does not grow with the size of a tensor."""
+"""Memory does not grow with the size of a tensor, and what is kept is bounded for all workers."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tensor_folders import write_folder
+
+import mergekit_embed
+from mergekit_embed.engine.memory import Memory, Stopped
 
 ROWS, COLUMNS = 150_000, 1000
 LIMIT = 700 * 10**6
@@ -96,3 +104,60 @@ def test_tables_in_another_order_merge_in_700_mb(tables: list[Path], tmp_path: P
     written = tmp_path / "out" / "model.safetensors"
     assert written.stat().st_size > (ROWS + 1) * COLUMNS * 4
     written.unlink()
+
+
+def test_no_more_is_lent_than_there_is() -> None:
+    memory, stop, lock = Memory(100), threading.Event(), threading.Lock()
+    lent: list[int] = [0]
+    most: list[int] = []
+
+    def borrow(wanted: int) -> bool:
+        with memory.lent(wanted, stop) as given:
+            with lock:
+                lent[0] += wanted * given
+                most.append(lent[0])
+            time.sleep(0.001)
+            with lock:
+                lent[0] -= wanted * given
+        return given
+
+    wanted = np.random.default_rng(0).integers(1, 121, 200).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(borrow, wanted))
+    assert given == [size <= 100 for size in wanted]
+    assert 50 < max(most) <= 100
+    assert lent == [0]
+
+
+def test_who_waits_for_memory_gives_up_with_the_others() -> None:
+    memory, stop = Memory(100), threading.Event()
+    with memory.lent(60, stop), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(memory.lent(60, stop).__enter__)
+        stop.set()
+        with pytest.raises(Stopped):
+            waiting.result(timeout=10)
+    with memory.lent(100, threading.Event()) as given:
+        assert given
+
+
+@pytest.mark.slow
+def test_a_grid_over_models_of_90_mb_reads_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though every threshold needs a pass of its own over the largest tensor."""
+    monkeypatch.chdir(tmp_path)
+    tables = {"embeddings.word_embeddings.weight": (30522, 384)}
+    tables |= {f"encoder.layer.{i}.output.dense.weight": (384, 1536) for i in range(12)}
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        model = {
+            name: generator.standard_normal(shape, np.float32) for name, shape in tables.items()
+        }
+        write_folder(Path(f"m{seed}"), model, "F32")
+    sweep = {"density": [0.2, 0.5], "lambda": [0.8, 1.0]}
+    models = [{"model": f"m{seed}"} for seed in range(1, 5)]
+    recipe = {"merge_method": "ties", "base_model": "m0", "models": models, "sweep": sweep}
+    results = mergekit_embed.merge_many(recipe, "all")
+    assert len(results) == 4
+    assert results[0].bytes_read == results[0].bytes_in
+    shutil.rmtree("all")

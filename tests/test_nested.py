@@ -88,7 +88,7 @@ def test_what_is_kept_in_memory_does_not_show(
 ) -> None:
     recipe = outer_recipes(inner_recipes(models)["della"], models)["ties"]
     merge(recipe, tmp_path / "usual")
-    monkeypatch.setattr("mergekit_embed.engine.supply.KEEP_BYTES", keep)
+    monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
     monkeypatch.setattr("mergekit_embed.kernels.CPU_BLOCKS", 1)
     merge(recipe, tmp_path / "other")
     assert raw_bytes(tmp_path / "usual") == raw_bytes(tmp_path / "other")

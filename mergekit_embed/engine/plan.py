@@ -20,8 +20,8 @@ from .folding import FACTOR_BYTES
 TORCH_BYTES = 330 * 10**6
 """Memory of a process that has imported torch and run a first operation, measured."""
 
-KEEP_BYTES = 48 * 2**20
-"""Bytes of one tensor of all members, as read, that a worker keeps between two passes over it."""
+KEEP_BYTES = 256 * 2**20
+"""Bytes of what was read, all workers together, that are kept for another pass over them."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Plan:
         factors = FACTOR_BYTES if any(model.adapter for model in self.opened) else 0
         held = TORCH_BYTES + tables + factors + self._vocabulary_bytes
         square = max((_regression_bytes(job) for job in self.jobs), default=0)
-        return held + cpu_workers() * (KEEP_BYTES + square + chunk * (3 * vectors + 4))
+        return held + KEEP_BYTES + cpu_workers() * (square + chunk * (3 * vectors + 4))
 
     @property
     def _vocabulary_bytes(self) -> int:

@@ -10,19 +10,19 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..checkpoint import FoldedTensor, LowRank, RemappedTensor, StoredTensor, Tensor
 from ..errors import CheckpointError
+from ..kernels import Raw
 from .folding import FACTOR_BYTES, Doubles, add_product, pieces, widened
 from .gathering import read_rows
 from .nested import MergedTensor
 
-ReadMerged = Callable[[MergedTensor, int, int], NDArray[np.uint8]]
+ReadMerged = Callable[[MergedTensor, int, int], Raw]
 """Makes elements `start` to `stop` of a nested recipe's tensor, as bytes."""
 
 
-def _no_merged(tensor: MergedTensor, start: int, stop: int) -> NDArray[np.uint8]:
+def _no_merged(tensor: MergedTensor, start: int, stop: int) -> Raw:
     raise LookupError(f"{tensor.name} is read outside of a run that merges it")
 
 
@@ -54,7 +54,7 @@ class Reader:
                 os.close(descriptor)
             self._files.clear()
 
-    def read(self, tensor: Tensor, start: int, stop: int) -> NDArray[np.uint8]:
+    def read(self, tensor: Tensor, start: int, stop: int) -> Raw:
         """Elements `start` to `stop` of the tensor in C order, as bytes of the type `read_as`.
 
         Raises:
@@ -70,10 +70,25 @@ class Reader:
             raise TypeError(f"no reader for {type(tensor).__name__}")
         if tensor.strides is not None:
             return self._read_strided(tensor, start, stop)
-        size = tensor.dtype.itemsize
-        buffer = np.empty((stop - start) * size, dtype=np.uint8)
+        buffer = np.empty((stop - start) * tensor.dtype.itemsize, dtype=np.uint8)
+        self._fill(buffer, tensor, start)
+        return buffer
+
+    def read_into(self, buffer: Raw, tensor: Tensor, start: int, stop: int) -> None:
+        """As `read`, into memory that is at hand.
+
+        Raises:
+            CheckpointError: as `read` does.
+        """
+        if isinstance(tensor, StoredTensor) and tensor.strides is None:
+            self._fill(buffer, tensor, start)
+        else:
+            buffer[:] = self.read(tensor, start, stop)
+
+    def _fill(self, buffer: Raw, tensor: StoredTensor, start: int) -> None:
+        """Read stored elements from `start` on until the buffer is full."""
         view = memoryview(buffer.data)
-        position = tensor.offset + start * size
+        position = tensor.offset + start * tensor.dtype.itemsize
         try:
             descriptor = self._descriptor(tensor.file)
             while len(view):
@@ -84,9 +99,8 @@ class Reader:
         except OSError as error:
             raise CheckpointError(tensor.file, f"cannot be read: {error.strerror}") from error
         self._count(buffer.nbytes)
-        return buffer
 
-    def _read_folded(self, tensor: FoldedTensor, start: int, stop: int) -> NDArray[np.uint8]:
+    def _read_folded(self, tensor: FoldedTensor, start: int, stop: int) -> Raw:
         """What the values begin with, and the update of just these elements added to it."""
         raw = self.read(tensor.start, start, stop)
         update = tensor.update
@@ -129,7 +143,7 @@ class Reader:
                 held -= self._factors.popitem(last=False)[1].nbytes
         return found
 
-    def _read_strided(self, tensor: StoredTensor, start: int, stop: int) -> NDArray[np.uint8]:
+    def _read_strided(self, tensor: StoredTensor, start: int, stop: int) -> Raw:
         """Gather elements of a view, such as a transposed matrix, through a short-lived mapping."""
         assert tensor.strides is not None
         size = tensor.dtype.itemsize

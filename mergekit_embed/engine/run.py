@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from ..kernels import Kernels, Raw
 from ..methods import Gram
+from .memory import Memory
 from .mixtures import measure, passes
 from .nested import MergedTensor, by_depth, merged_within, plans_within
-from .plan import Job, Plan
+from .plan import KEEP_BYTES, Job, Plan
 from .prepare import combined, merge_tensor, prepare
 from .reader import Reader
 from .sharing import Share, shares
@@ -122,6 +124,7 @@ class _Run:
     def __init__(self, plans: Sequence[Plan], kernels: Kernels, reader: Reader, progress: Progress):
         self.plans, self.kernels, self.reader, self.progress = plans, kernels, reader, progress
         self.stop = threading.Event()
+        self._memory = Memory(KEEP_BYTES)
         self._levels = by_depth(plans)
         self._notes = {id(plan): _Notes() for level in self._levels for plan in level}
         self._grams: dict[tuple[int, str], Gram] = {}
@@ -188,7 +191,12 @@ class _Run:
         tensors = [tensor for _, job in share for tensor in job.tensors]
         tensors += [tensor for merged in nested for tensor in merged.job.tensors]
         supply = Supply(tensors, self.reader, self.kernels)
-        with np.errstate(all="ignore"):  # what is not finite is told by `Work.checked`, by name
+        again = len(share) > 1 or nested or any(_passes(plan, job) > 1 for plan, job in share)
+        with ExitStack() as stack:
+            # What is not finite is told by `Work.checked`, by name.
+            stack.enter_context(np.errstate(all="ignore"))
+            if again:
+                supply.keep = stack.enter_context(self._memory.lent(supply.size, self.stop))
             try:
                 self._prepare(nested, supply)
                 works = [

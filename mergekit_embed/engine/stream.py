@@ -17,14 +17,11 @@ from ..checkpoint import Tensor
 from ..errors import NonFiniteError
 from ..kernels import BLOCK, Divide, Kernels, Output, Raw, Vector
 from ..methods import Gram
+from .memory import Stopped
 from .plan import Job, Plan
 from .supply import Supply
 
 Result = TypeVar("Result")
-
-
-class Stopped(Exception):
-    """Another worker failed or the user interrupted; this one gives up between two chunks."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..checkpoint import Tensor
 from ..kernels import Kernels, Raw, Vector
-from .plan import KEEP_BYTES
 from .reader import Reader
 
 
@@ -20,21 +21,33 @@ class _Held:
     raw: Raw
     vector: Vector | None = None
 
+    def has(self, start: int, stop: int) -> bool:
+        return self.start <= start and stop <= self.stop
+
 
 class Supply:
     """Ranges of tensors, from files or from merges that are members.
 
-    Tensors that are small enough together are read whole and kept; of others the range that was
-    asked for last is, so that all who look at a chunk share one read of it. Used by one thread.
+    The range that was asked for last is at hand, so that all who look at a chunk share one read of
+    it. What is kept stays at hand from the first time that it is read. Used by one thread.
     """
 
     def __init__(self, tensors: Iterable[Tensor], reader: Reader, kernels: Kernels):
-        once = dict.fromkeys(tensors)
-        self.tensors = len(once)
+        self._tensors = tuple(dict.fromkeys(tensors))
         self._reader, self._kernels = reader, kernels
-        held = sum(tensor.count * tensor.read_as.itemsize for tensor in once)
-        self._keeps_all = held <= KEEP_BYTES
         self._held: dict[Tensor, _Held] = {}
+        self._kept: dict[Tensor, _Held] = {}
+        self.keep = False
+
+    @property
+    def tensors(self) -> int:
+        """How many there are."""
+        return len(self._tensors)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them, as they are read."""
+        return sum(tensor.count * tensor.read_as.itemsize for tensor in self._tensors)
 
     def raw(self, tensor: Tensor, start: int, stop: int) -> Raw:
         """Elements `start` to `stop` as bytes of the type that the tensor is read as."""
@@ -51,14 +64,26 @@ class Supply:
         return self._kernels.part(held.vector, start - held.start, stop - held.start)
 
     def clear(self) -> None:
-        """Let go of what is held."""
+        """Let go of what is held and kept."""
         self._held.clear()
+        self._kept.clear()
 
     def _holding(self, tensor: Tensor, start: int, stop: int) -> _Held:
         held = self._held.get(tensor)
-        if held is None or start < held.start or held.stop < stop:
-            if self._keeps_all:
-                start, stop = 0, tensor.count
-            held = _Held(start, stop, self._reader.read(tensor, start, stop))
+        if held is None or not held.has(start, stop):
+            read = self._keeping if self.keep else self._reader.read
+            held = _Held(start, stop, read(tensor, start, stop))
             self._held[tensor] = held
         return held
+
+    def _keeping(self, tensor: Tensor, start: int, stop: int) -> Raw:
+        """The elements, with all before them read once; memory of those after is not touched."""
+        size, kept = tensor.read_as.itemsize, self._kept.get(tensor)
+        if kept is None:
+            kept = _Held(0, 0, np.empty(tensor.count * size, np.uint8))
+            self._kept[tensor] = kept
+        if stop > kept.stop:
+            fresh = kept.raw[kept.stop * size : stop * size]
+            self._reader.read_into(fresh, tensor, kept.stop, stop)
+            kept.stop = stop
+        return kept.raw[start * size : stop * size]
