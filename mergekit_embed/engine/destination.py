@@ -103,6 +103,13 @@ class Destination(Staging):
         for file in self.plan.files:
             self.create(file.path, file.header, file.size)
 
+    def wants(self, job: Job) -> bool:
+        """True: nothing is there yet."""
+        return True
+
+    def finished(self, job: Job) -> None:
+        """Nothing is left to do for a job."""
+
     def write(self, job: Job, start: int, raw: Raw) -> None:
         """Store a job's elements from `start` on, at their planned place. Safe from any thread.
 

@@ -224,8 +224,7 @@ def execute(
     kernels = open_kernels(device)
     with ExitStack() as stack:
         destinations = [stack.enter_context(Destination(one)) for one in planned]
-        writes = [destination.write for destination in destinations]
-        ran = run(planned, kernels, writes, progress or Silent())
+        ran = run(planned, kernels, destinations, progress or Silent())
         for destination in destinations:
             destination.commit()
     seconds, peak = time.perf_counter() - started, peak_memory()
