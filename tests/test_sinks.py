@@ -10,7 +10,7 @@ from helpers import listed, write_recipe
 
 import mergekit_embed
 from mergekit_embed.engine.plan import Job
-from mergekit_embed.engine.run import run
+from mergekit_embed.engine.run import Learned, run
 from mergekit_embed.kernels import Raw, open_kernels
 
 pytestmark = pytest.mark.usefixtures("among_models")
@@ -25,6 +25,7 @@ class Kept:
     bytes: dict[str, bytes] = field(default_factory=dict)
     ends: list[str] = field(default_factory=list)
     asked: int = -1
+    learned: dict[str, Learned] = field(default_factory=dict)
 
     def wants(self, job: Job) -> bool:
         self.asked += 1
@@ -35,9 +36,13 @@ class Kept:
         assert len(there) == start * job.dtype.itemsize, "first to last"
         self.bytes[job.name] = there + raw.tobytes()
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Job, learned: Learned) -> None:
         assert len(self.bytes.get(job.name, b"")) == job.bytes_out
         self.ends.append(job.name)
+        self.learned[job.name] = learned
+
+    def notes(self, job: Job) -> list[str]:
+        return []
 
 
 @dataclass

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..kernels import Kernels, Raw
 from ..methods import Gram
+from .hashing import DigestOf, Hashes
 from .memory import Memory
 from .mixtures import measure, passes
 from .nested import MergedTensor, by_depth, merged_within, plans_within
@@ -26,6 +27,19 @@ from .supply import Supply
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a run has learned of a job beside its result.
+
+    Attributes:
+        digest_of: hashes of what was read for the job.
+        notes: what the method said of it.
+    """
+
+    digest_of: DigestOf
+    notes: tuple[str, ...]
+
+
 class Sink(Protocol):
     """Takes the result of one plan. The bytes of a job come from one thread, first to last."""
 
@@ -35,8 +49,11 @@ class Sink(Protocol):
     def write(self, job: Job, start: int, raw: Raw) -> None:
         """Store the bytes of a job's elements from `start` on."""
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Job, learned: Learned) -> None:
         """The last byte of the job has been handed over."""
+
+    def notes(self, job: Job) -> Sequence[str]:
+        """What the method said of a job that is not wanted."""
 
 
 class Progress(Protocol):
@@ -87,6 +104,11 @@ class _Notes:
                 if job.name not in names:
                     names.append(job.name)
 
+    def of(self, job: Job) -> tuple[str, ...]:
+        """What was said of one tensor."""
+        with self.lock:
+            return tuple(said for said, names in self.tensors.items() if job.name in names)
+
     def summaries(self) -> tuple[str, ...]:
         found = []
         for message, names in self.tensors.items():
@@ -103,12 +125,15 @@ def run(plans: Sequence[Plan], kernels: Kernels, sinks: Sequence[Sink], progress
 
     Raises:
         NonFiniteError, CheckpointError, PlanError, OutputError: the first that a job met.
+        ChangedError: when a file is not what it was when the merge was planned.
     """
-    with Reader() as reader, kernels.session():
+    stamps = {path: stamp for plan in plans for path, stamp in plan.inputs.items()}
+    with Reader(stamps) as reader, kernels.session():
         running = _Run(plans, kernels, reader, sinks, progress)
         progress.start(running.bytes_to_go_through(), len(running.wanted))
         running.measure_groups()
         running.merge()
+        reader.refuse_changed()
         notes = tuple(running.notes_of(plan) for plan in plans)
         return Ran(reader.bytes_read, notes)
 
@@ -123,6 +148,19 @@ def _passes(plan: Plan, job: Job) -> int:
 
 def _group(job: Job) -> str | None:
     return job.group if job.unit in {"layer", "model"} else None
+
+
+def _shut_down(pool: ThreadPoolExecutor) -> None:
+    """Wait for the workers, which give up soon, however often the user interrupts.
+
+    One that went on would write into files that are closed, or into others in their place.
+    """
+    while True:
+        try:
+            pool.shutdown(cancel_futures=True)
+            return
+        except KeyboardInterrupt:
+            continue
 
 
 class _Run:
@@ -147,10 +185,19 @@ class _Run:
         self._grouped = [self._grouped_in(level) for level in self._levels]
         self._groups = self._groups_needed()
         self._notes = {id(plan): _Notes() for level in self._levels for plan in level}
+        self._keep_notes()
         self._grams: dict[tuple[int, str], Gram] = {}
         self._combiners: dict[MergedTensor, Combiner] = {}
         self._works: dict[MergedTensor, Work] = {}
         reader.merged = self._read_merged
+
+    def _keep_notes(self) -> None:
+        """What was said of jobs that are there already, so that a continued run tells it too."""
+        wanted = {(id(plan), job.name) for plan, job in self.wanted}
+        for plan in self.plans:
+            for job in plan.jobs:
+                if (id(plan), job.name) not in wanted:
+                    self._notes[id(plan)].add(job, list(self._sinks[id(plan)].notes(job)))
 
     def notes_of(self, plan: Plan) -> tuple[str, ...]:
         """What the methods said of the plan's tensors, and of its nested ones."""
@@ -220,34 +267,43 @@ class _Run:
         def steps(work: Work) -> Steps[None]:
             sink = self._sinks[id(work.plan)]
             yield from merge_tensor(work, sink.write)
-            sink.finished(work.job)
+            assert work.supply.hashes is not None
+            said = self._notes[id(work.plan)].of(work.job)
+            sink.finished(work.job, Learned(work.supply.hashes.digest, said))
             self.progress.finish_tensor(work.job.name)
 
-        for _ in self._in_parallel(shares(self.wanted), steps):
+        for _ in self._in_parallel(shares(self.wanted), steps, hashed=True):
             pass
 
     def _in_parallel(
-        self, wanted: Sequence[Share], steps: Callable[[Work], Steps[Result]]
+        self,
+        wanted: Sequence[Share],
+        steps: Callable[[Work], Steps[Result]],
+        *,
+        hashed: bool = False,
     ) -> Iterator[tuple[Share, list[Result]]]:
         """Shares and the results of their jobs as they end; the first failure stops all."""
         with ThreadPoolExecutor(self.kernels.workers, thread_name_prefix="merge") as pool:
-            futures: dict[Future[list[Result]], Share] = {
-                pool.submit(self._run_share, share, steps): share for share in wanted
-            }
+            futures: dict[Future[list[Result]], Share] = {}
             try:
+                for share in wanted:
+                    futures[pool.submit(self._run_share, share, steps, hashed=hashed)] = share
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:
                 self.stop.set()
-                pool.shutdown(cancel_futures=True)
+                _shut_down(pool)
                 raise
 
-    def _run_share(self, share: Share, steps: Callable[[Work], Steps[Result]]) -> list[Result]:
+    def _run_share(
+        self, share: Share, steps: Callable[[Work], Steps[Result]], *, hashed: bool
+    ) -> list[Result]:
         """Run jobs over one supply of their elements, those of nested recipes first."""
         nested = merged_within(share)
         tensors = [tensor for _, job in share for tensor in job.tensors]
         tensors += [tensor for merged in nested for tensor in merged.job.tensors]
         supply = Supply(tensors, self.reader, self.kernels)
+        supply.hashes = Hashes() if hashed else None
         again = len(share) > 1 or nested or any(_passes(plan, job) > 1 for plan, job in share)
         with ExitStack() as stack:
             # What is not finite is told by `Work.checked`, by name.

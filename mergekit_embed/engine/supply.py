@@ -9,6 +9,8 @@ import numpy as np
 
 from ..checkpoint import Tensor
 from ..kernels import Kernels, Raw, Vector
+from .hashing import Hashes
+from .nested import MergedTensor
 from .reader import Reader
 
 
@@ -30,6 +32,10 @@ class Supply:
 
     The range that was asked for last is at hand, so that all who look at a chunk share one read of
     it. What is kept stays at hand from the first time that it is read. Used by one thread.
+
+    Attributes:
+        keep: whether what is read is kept.
+        hashes: takes in the bytes of tensors that files hold, where these are asked for.
     """
 
     def __init__(self, tensors: Iterable[Tensor], reader: Reader, kernels: Kernels):
@@ -38,6 +44,7 @@ class Supply:
         self._held: dict[Tensor, _Held] = {}
         self._kept: dict[Tensor, _Held] = {}
         self.keep = False
+        self.hashes: Hashes | None = None
 
     @property
     def tensors(self) -> int:
@@ -74,6 +81,8 @@ class Supply:
             read = self._keeping if self.keep else self._reader.read
             held = _Held(start, stop, read(tensor, start, stop))
             self._held[tensor] = held
+            if self.hashes is not None and not isinstance(tensor, MergedTensor):
+                self.hashes.see(tensor, start, held.raw)
         return held
 
     def _keeping(self, tensor: Tensor, start: int, stop: int) -> Raw:
