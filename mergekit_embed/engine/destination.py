@@ -162,7 +162,7 @@ class Destination(Staging):
 
     def prepare(self) -> None:
         """Create every weight file with its header, and remove all but these and the journal."""
-        planned = {file.path for file in self.plan.files}
+        planned = {JOURNAL, *(file.path for file in self.plan.files)}
         for path in [path for path in self.folder.rglob("*") if path.is_file()]:
             if path.relative_to(self.folder).as_posix() not in planned:
                 path.unlink()
