@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..checkpoint import Tensor
-from ..kernels import Kernels, Raw, Vector
+from ..kernels import Doubles, Kernels, Raw, Vector
 from .reader import Reader
 
 
@@ -30,6 +30,10 @@ class Supply:
 
     The range that was asked for last is at hand, so that all who look at a chunk share one read of
     it. What is kept stays at hand from the first time that it is read. Used by one thread.
+
+    Attributes:
+        keep: whether there is memory to keep all of them.
+        samples: of what is measured on them, for those who share them.
     """
 
     def __init__(self, tensors: Iterable[Tensor], reader: Reader, kernels: Kernels):
@@ -38,6 +42,7 @@ class Supply:
         self._held: dict[Tensor, _Held] = {}
         self._kept: dict[Tensor, _Held] = {}
         self.keep = False
+        self.samples: dict[Hashable, Doubles] = {}
 
     @property
     def tensors(self) -> int:
@@ -62,6 +67,17 @@ class Supply:
         if (held.start, held.stop) == (start, stop):
             return held.vector
         return self._kernels.part(held.vector, start - held.start, stop - held.start)
+
+    def windows(self, tensor: Tensor, number: int, step: int, size: int) -> Vector:
+        """Elements from all over a tensor: `size` of every `step`, so many times, as one vector."""
+        if self.keep:
+            width = step * tensor.read_as.itemsize
+            raw = self.raw(tensor, 0, tensor.count)[: number * width].reshape(number, width)
+            chosen = raw[:, : size * tensor.read_as.itemsize].reshape(-1)
+        else:
+            starts = range(0, number * step, step)
+            chosen = np.concatenate([self._reader.read(tensor, s, s + size) for s in starts])
+        return self._kernels.load(chosen, tensor.read_as)
 
     def clear(self) -> None:
         """Let go of what is held and kept."""

@@ -181,13 +181,22 @@ class TorchKernels:
         vectors: Sequence[Tensor],
         origin: Tensor,
         measure: Measure,
-        prefix: int,
-        shift: int,
-    ) -> Doubles:
+        low: float,
+        high: float,
+    ) -> tuple[Doubles, int]:
         """See `Kernels.measured`."""
+        least, most = np.array([low, high]).view(np.int64).tolist()
         bits = measure_of(vectors, origin, measure).view(torch.int64)
-        chosen: Doubles = bits[bits >> shift == prefix].view(torch.float64).cpu().numpy()
-        return chosen
+        chosen = bits[(bits >= least) & (bits <= most)].view(torch.float64)
+        return chosen.cpu().numpy(), int((bits > most).sum())
+
+    def tally(
+        self, vectors: Sequence[Tensor], origin: Tensor, measure: Measure, limits: Doubles
+    ) -> NDArray[np.int64]:
+        """See `Kernels.tally`."""
+        bits = measure_of(vectors, origin, measure).view(torch.int64)
+        least = np.ascontiguousarray(limits).view(np.int64).tolist()
+        return np.array([int((bits >= limit).sum()) for limit in least], dtype=np.int64)
 
     def kept_sums(
         self, vectors: Sequence[Tensor], origin: Tensor, keeps: Sequence[Keep]
