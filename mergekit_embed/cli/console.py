@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import MergekitEmbedError, ProblemsError
+from ..process import claim
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -69,6 +70,7 @@ def terminable() -> None:
 def run(command: click.Command) -> None:
     """Run a command as a program; Ctrl-C ends it with a sentence and exit code 1."""
     terminable()
+    claim()
     try:
         code = command.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

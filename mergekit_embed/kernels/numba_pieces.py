@@ -7,6 +7,8 @@ is one compiled kernel for all stored types and any number of vectors.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..dtypes import DType
+from ..process import is_ours
 
 PIECE = 512
 """Elements of a piece."""
@@ -29,6 +32,24 @@ OVERFLOW = 2.0**128 - 2.0**103
 """The least number that float32 rounds to infinity: half a step above its largest."""
 
 ONE, ZERO = np.uint64(1), np.uint64(0)
+
+
+def _load_without_scipy() -> None:
+    """Numba asks SciPy for a BLAS with its first function, for longer than a small merge takes.
+
+    No kernel wants one. Other compiled functions of this process could then not multiply matrices.
+    """
+    if "scipy.linalg" in sys.modules:
+        return
+    sys.modules["scipy.linalg"] = None  # what Python takes for a module that is not there
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules["scipy.linalg"]
+
+
+if is_ours():
+    _load_without_scipy()
 
 compiled = njit(nogil=True, cache=True, error_model="numpy")
 """IEEE arithmetic as written: no reassociation, no fused operations."""
