@@ -59,6 +59,10 @@ class Stored:
         return len(self.raw) // self.dtype.itemsize
 
 
+CHUNK_BLOCKS = 2
+"""Blocks of a chunk: 0.25 MB of a vector in 16 bits, 0.5 MB in 32."""
+
+
 class _Many(NamedTuple):
     """Kinds and addresses of some vectors, int64 (K,)."""
 
@@ -119,8 +123,8 @@ class NumbaKernels:
         yield
 
     def chunk_blocks(self, vectors: int) -> int:
-        """See `Kernels.chunk_blocks`."""
-        return cpu_chunk_blocks(vectors)
+        """See `Kernels.chunk_blocks`: what lies in the second cache as it was read."""
+        return min(CHUNK_BLOCKS, cpu_chunk_blocks(vectors))
 
     def load(self, raw: Raw, dtype: DType) -> Stored:
         """See `Kernels.load`."""

@@ -7,7 +7,7 @@ import numpy as np
 from . import BLOCK, DIGIT_BITS
 from .draw import GAMMA, LAST_SHIFT, MIX
 from .numba_mixtures import add, deltas, halve, scale
-from .numba_pieces import ONE, PIECE, ZERO, compiled, narrow
+from .numba_pieces import ONE, PIECE, ZERO, compiled, narrow, widen
 
 BAND, SPREAD, DRAWN, GIVEN = 0, 1, 2, 3
 """How a member's elements are chosen: by their magnitude, by the variance, at random, by a mask."""
@@ -295,54 +295,92 @@ def consensus(
     squares, variance = np.empty((room(keeps), PIECE)), np.empty(PIECE)
     masks = np.empty((members, PIECE), np.bool_)
     keepers = np.empty(PIECE, np.int64)
-    total, shares, elected = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
+    elected, total, shares = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
     finite = True
     for start in range(0, count, PIECE):
         piece = min(PIECE, count - start)
         deltas(kinds, addresses, origin_kind, origin, start, piece, values, base)
-        finite &= all_finite(base, piece)
-        for k in range(members):
-            finite &= all_finite(values[k], piece)
         choose(
             keeps, numbers, given, kinds, addresses, first, start, piece, values, squares,
             variance, masks,
         )  # fmt: skip
         if mean or len(lone_factors):
             count_keepers(masks, keepers, piece)
-        for k in range(members):
-            keep_only(values[k], masks[k], piece)
-            if factors[k] != 1.0:
-                scale(values[k], factors[k], piece)
-            if len(lone_factors):
-                scale_lone(values[k], keepers, lone_factors[k], piece)
-            scale(values[k], weight[k], piece)
-        if vote:
-            elected[:piece] = values[0, :piece]
-            for k in range(1, members):
-                add(values[k], elected, piece)
-            for k in range(members):
-                agree(values[k], elected, masks[k], piece)
+        elected[:piece] = 0.0
         total[:piece] = 0.0
         shares[:piece] = 0.0
+        known = True
+        for k in range(members):
+            if len(lone_factors):
+                known &= all_finite(values[k], piece)
+                scale(values[k], factors[k], piece)
+                scale_lone(values[k], keepers, lone_factors[k], piece)
+                known &= weigh(values[k], masks[k], 1.0, weight[k], elected, piece)
+            else:
+                known &= weigh(values[k], masks[k], factors[k], weight[k], elected, piece)
         for k in range(members):
             if vote:
-                keep_only(values[k], masks[k], piece)
-            add(values[k], total, piece)
-            if normalize:
-                add_share(masks[k], weight[k], shares, piece)
+                add_elected(values[k], elected, weight[k], total, shares, piece)
+            else:
+                add_kept(values[k], masks[k], weight[k], total, shares, piece)
         if normalize:
             divide(total, shares, piece)
         if mean:
             for i in range(piece):
                 total[i] /= np.float64(max(keepers[i], 1))
-        for i in range(piece):
-            moved = base[i] + factor * total[i]
-            total[i] = base[i] if total[i] == 0.0 else moved
+        move(base, factor, total, piece)
         if start < divided:
             for i in range(min(piece, divided - start)):
                 total[i] /= divisor
         finite &= narrow(kind, total, piece, address, start)
+        if not known:  # a difference overflows, or was not finite to begin with
+            finite &= all_finite(base, piece)
+            for k in range(members):
+                widen(kinds[k], addresses[k], start, piece, variance)
+                finite &= all_finite(variance, piece)
     return finite
+
+
+@compiled
+def weigh(values, mask, factor, weight, elected, count):
+    """Kept elements times factor and weight, the others 0; also added to `elected`.
+
+    Returns:
+        whether the values were finite.
+    """
+    bad = ZERO
+    for i in range(count):
+        bad |= ZERO if abs(values[i]) < np.inf else ONE
+        term = values[i] * factor * weight if mask[i] else 0.0
+        values[i] = term
+        elected[i] += term
+    return bad == ZERO
+
+
+@compiled
+def add_elected(values, elected, weight, total, shares, count):
+    """Add what has the elected sign, which zero has not; an election of zero is positive."""
+    for i in range(count):
+        value = values[i] if elected[i] >= 0.0 else -values[i]
+        counts = value > 0.0
+        total[i] += values[i] if counts else 0.0
+        shares[i] += weight if counts else 0.0
+
+
+@compiled
+def add_kept(values, mask, weight, total, shares, count):
+    """Add what is kept."""
+    for i in range(count):
+        total[i] += values[i]
+        shares[i] += weight if mask[i] else 0.0
+
+
+@compiled
+def move(base, factor, total, count):
+    """`b + f t` in the place of t; where nothing came together, b as it is."""
+    for i in range(count):
+        moved = base[i] + factor * total[i]
+        total[i] = base[i] if total[i] == 0.0 else moved
 
 
 @compiled
@@ -355,32 +393,10 @@ def all_finite(values, count):
 
 
 @compiled
-def keep_only(values, mask, count):
-    """Zero in the place of what is not kept."""
-    for i in range(count):
-        values[i] = values[i] if mask[i] else 0.0
-
-
-@compiled
 def scale_lone(values, keepers, factor, count):
     """Multiply what one member alone keeps."""
     for i in range(count):
         values[i] = values[i] * factor if keepers[i] == 1 else values[i]
-
-
-@compiled
-def agree(values, elected, mask, count):
-    """Whether a value has the elected sign, which zero has not; an election of zero is positive."""
-    for i in range(count):
-        positive = elected[i] >= 0.0
-        mask[i] = (positive & (values[i] > 0.0)) | (~positive & (values[i] < 0.0))
-
-
-@compiled
-def add_share(mask, weight, shares, count):
-    """Add a member's weight where it counts."""
-    for i in range(count):
-        shares[i] += weight if mask[i] else 0.0
 
 
 @compiled

@@ -66,7 +66,8 @@ def fisher_mean(
     members = len(kinds)
     values, total, sums = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
     pulls, low = np.empty((members, PIECE)), np.empty(PIECE, np.bool_)
-    first, differ = np.empty(PIECE), np.empty(PIECE, np.uint64)
+    bits, total_bits = values.view(np.uint64), total.view(np.uint64)
+    first, differ = np.empty(PIECE, np.uint64), np.empty(PIECE, np.uint64)
     finite = True
     for start in range(0, count, PIECE):
         piece = min(PIECE, count - start)
@@ -85,14 +86,14 @@ def fisher_mean(
             low[i] |= sums[i] == 0.0
         for k in range(members):
             widen(kinds[k], addresses[k], start, piece, values)
-            compare(values, k == 0, first, differ, piece)
+            compare(bits, k == 0, first, differ, piece)
             for i in range(piece):
                 values[i] *= plain[k] if low[i] else pulls[k, i] / sums[i]
             if k == 0:
                 total[:piece] = values[:piece]
             else:
                 add(values, total, piece)
-        restore(first, differ, True, total, piece)
+        restore(first, differ, True, total_bits, piece)
         _divide_first(total, divisor, divided - start, piece)
         finite &= narrow(kind, total, piece, address, start)
     return finite

@@ -181,7 +181,8 @@ def mixture(
     finite = True
     rows, columns, members = coefficients.shape
     values, total, base = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
-    first, differ = np.empty(PIECE), np.empty(PIECE, np.uint64)
+    bits, total_bits = values.view(np.uint64), total.view(np.uint64)
+    first, differ = np.empty(PIECE, np.uint64), np.empty(PIECE, np.uint64)
     factors = np.empty(PIECE)
     run = count if rows == 1 else length * inner  # elements with the same row of coefficients
     for top in range(0, count, run):
@@ -194,7 +195,7 @@ def mixture(
             for k in range(members):
                 widen(kinds[k], addresses[k], start, piece, values)
                 if exposed:
-                    compare(values, k == 0, first, differ, piece)
+                    compare(bits, k == 0, first, differ, piece)
                 if origin_kind != NONE:
                     take_away(values, base, piece)
                 if columns > 1:
@@ -213,11 +214,11 @@ def mixture(
                 if not exposed:
                     for k in range(members):
                         widen(kinds[k], addresses[k], start, piece, values)
-                        compare(values, k == 0, first, differ, piece)
+                        compare(bits, k == 0, first, differ, piece)
                 for i in range(piece):
                     if not same_sum[(start + i) % inner if columns > 1 else 0]:
                         differ[i] = ONE
-                restore(first, differ, exposed, total, piece)
+                restore(first, differ, exposed, total_bits, piece)
             if start < divided:
                 for i in range(min(piece, divided - start)):
                     total[i] /= divisor
@@ -270,25 +271,20 @@ def has_zero(values, count):
 
 
 @compiled
-def compare(values, is_first, first, differ, count):
-    """Remember the first vector's values; of others, note the bits in which they differ from it."""
-    bits, others = values.view(np.uint64), first.view(np.uint64)
+def compare(bits, is_first, first, differ, count):
+    """Remember the first vector's bits; of others, note those in which they differ from it."""
     if is_first:
         for i in range(count):
-            first[i] = values[i]
+            first[i] = bits[i]
             differ[i] = ZERO
     else:
         for i in range(count):
-            differ[i] = differ[i] | (bits[i] ^ others[i])
+            differ[i] |= bits[i] ^ first[i]
 
 
 @compiled
-def restore(first, differ, exposed, total, count):
+def restore(first, differ, exposed, bits, count):
     """Give back what all vectors have in common: everywhere, or where the total is zero."""
-    if exposed:
-        for i in range(count):
-            total[i] = first[i] if differ[i] == ZERO else total[i]
-    else:
-        bits = total.view(np.uint64)
-        for i in range(count):
-            total[i] = first[i] if (bits[i] & MAGNITUDE | differ[i]) == ZERO else total[i]
+    hidden = ZERO if exposed else MAGNITUDE
+    for i in range(count):
+        bits[i] = first[i] if (bits[i] & hidden | differ[i]) == ZERO else bits[i]
