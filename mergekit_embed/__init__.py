@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .engine.adapters import AdapterResult, merge_adapters
     from .engine.extract import Extracted, extract_lora
     from .errors import (
+        ChangedError,
         CheckpointError,
         DataError,
         MergekitEmbedError,
@@ -49,6 +50,7 @@ _HOMES = {
     "merge_many": "engine",
     "plan": "engine",
     "plan_many": "engine",
+    "ChangedError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
     "MergekitEmbedError": "errors",
@@ -69,6 +71,7 @@ _HOMES = {
 __all__ = [
     "AdapterPlan",
     "AdapterResult",
+    "ChangedError",
     "Checkpoint",
     "CheckpointError",
     "Collected",

@@ -68,6 +68,10 @@ class CheckpointError(MergekitEmbedError):
         super().__init__(f"{path}: {message}")
 
 
+class ChangedError(CheckpointError):
+    """A file of a model is not what it was when the merge was planned."""
+
+
 class NonFiniteError(MergekitEmbedError):
     """A member holds, or the merge would give, not-a-number or infinity."""
 

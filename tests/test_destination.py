@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,7 @@ from mergekit_embed.engine import destination, staging
 from mergekit_embed.engine.destination import Destination
 
 OUT = Path("out")
+PARTIAL = Path(".out.partial")
 
 
 pytestmark = pytest.mark.usefixtures("among_models")
@@ -89,17 +91,18 @@ class Failing:
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
 @pytest.mark.parametrize("before", ["nothing", "a model"])
-def test_whatever_fails_there_is_the_old_model_or_the_new_and_nothing_else(
+def test_whatever_fails_there_is_the_old_model_or_the_new_and_what_the_next_run_continues(
     before: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe("m1")
     new = merged()
     around = {path.name for path in Path().iterdir()} - {"out"}
     failing = Failing(monkeypatch, error)
-    stopped = 0
+    stopped = continued = 0
     for at in range(1, 1000):
         failing.calls, failing.at = 0, 0
         shutil.rmtree(OUT, ignore_errors=True)
+        shutil.rmtree(PARTIAL, ignore_errors=True)
         if before == "a model":
             shutil.copytree("m2", OUT)
         old = files(OUT)
@@ -110,9 +113,16 @@ def test_whatever_fails_there_is_the_old_model_or_the_new_and_nothing_else(
         there = files(OUT)
         assert there == (old if ran.code else new) or (there == new and at == failing.calls)
         assert OUT.exists() == bool(there)
-        assert {path.name for path in Path().iterdir()} - {"out"} == around
+        assert {path.name for path in Path().iterdir()} - {"out", PARTIAL.name} == around
         stopped += there == old
+        if PARTIAL.exists() and at % 4 == 0:
+            failing.at = 0
+            ran = boom_merge("recipe.yaml", "-o", OUT, "--overwrite", "--json")
+            assert json.loads(ran.last)["resumed"] > 0
+            assert files(OUT) == new
+            continued += 1
     assert stopped > 80  # every place where it can fail has been visited
+    assert continued > 10
 
 
 def test_folders_made_for_the_result_go_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +208,8 @@ def test_what_appears_during_a_merge_is_not_replaced(monkeypatch: pytest.MonkeyP
     assert ran.code == 2
     assert ran.err.startswith("error: out: holds files that are not a model")
     assert files(OUT) == {"thesis.tex": b"Once"}
-    assert siblings(OUT.absolute()) == []
+    assert ran.err.endswith("42 of 42 tensors are done; the same command continues\n")
+    assert siblings(OUT.absolute()) == [".out.partial"]
 
 
 def test_a_model_that_appears_during_a_merge_is_not_replaced_unasked(
@@ -280,9 +291,14 @@ def test_an_interrupted_merge_leaves_the_old_model(number: int) -> None:
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "")
-    assert err.strip() == "interrupted: nothing half-written was left"
     assert files(OUT) == old
-    assert siblings(OUT.absolute()) == []
+    if PARTIAL.exists():
+        said = r"interrupted: [1-4] of 4 tensors are done; the same command continues"
+        assert re.fullmatch(said, err.strip())
+        assert siblings(OUT.absolute()) == [PARTIAL.name]
+    else:
+        assert err.strip() == "interrupted: nothing half-written was left"
+        assert siblings(OUT.absolute()) == []
 
 
 def test_what_a_killed_merge_leaves_is_cleared_by_the_next() -> None:

@@ -46,6 +46,8 @@ def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = No
         report |= {"error": str(error), "kind": type(error).__name__}
         if problems:
             report["problems"] = [{"where": p.where, "message": p.message} for p in problems]
+        if kept := _kept(error):
+            report["kept"] = kept
         click.echo(json.dumps(report))
         return
     if isinstance(error, ProblemsError):
@@ -56,6 +58,13 @@ def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = No
         click.echo(click.style(error_line, fg="red", bold=True), err=True)
         return
     click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+    if kept := _kept(error):
+        click.echo(kept, err=True)
+
+
+def _kept(error: BaseException | None) -> str | None:
+    """What an error says of that which is kept for another run, as notes of exceptions are."""
+    return "; ".join(getattr(error, "__notes__", ())) or None
 
 
 def terminable() -> None:
@@ -77,8 +86,10 @@ def run(command: click.Command) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: nothing half-written was left", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        interrupt = error.__cause__ if isinstance(error, click.Abort) else error
+        told = _kept(interrupt) or "nothing half-written was left"
+        click.echo(f"interrupted: {told}", err=True)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -34,7 +34,9 @@ Look before you leap with `--dry-run`. Several recipes are all checked before th
 """
 
 EPILOG = """Exit codes: 0 done; 2 the recipe or the command line is wrong, nothing was touched; 1
-anything else, and the destination is as it was before. All keys of a recipe: docs/recipe.md."""
+anything else, and the destination is as it was before. What is done of a merge that was
+interrupted is kept beside it, and the same command continues. All keys of a recipe:
+docs/recipe.md."""
 
 
 @click.command(help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +56,17 @@ anything else, and the destination is as it was before. All keys of a recipe: do
     "--overwrite",
     is_flag=True,
     help="Replace a model (or adapter) that is there already, whole.",
+)
+@click.option(
+    "--restart",
+    is_flag=True,
+    help="Begin anew where an interrupted merge would be continued.",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Before continuing an interrupted merge, compare its tensors and its members with the "
+    "hashes of then.",
 )
 @click.option(
     "--dry-run",
@@ -78,6 +91,8 @@ def merge(
     recipes: tuple[Path, ...],
     output: Path | None,
     overwrite: bool,
+    restart: bool,
+    verify: bool,
     dry_run: bool,
     device: str,
     as_json: bool,
@@ -91,7 +106,8 @@ def merge(
         if dry_run:
             _show_plans(planned, as_json=as_json)
         else:
-            _merge_all(planned, device, as_json=as_json, quiet=quiet)
+            run_as = {"device": device, "restart": restart, "verify": verify}
+            _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None
         failure(error, as_json=as_json, recipe=error.recipe or running)
@@ -139,23 +155,25 @@ def _planned(
 
 
 def _merge_all(
-    planned: list[Plan | AdapterPlan], device: str, *, as_json: bool, quiet: bool
+    planned: list[Plan | AdapterPlan], run_as: dict[str, Any], *, as_json: bool, quiet: bool
 ) -> None:
     from ..engine import Plan
 
     models = [one for one in planned if isinstance(one, Plan)]
     if models:
-        _merge_models(models, device, as_json=as_json, quiet=quiet)
+        _merge_models(models, run_as, as_json=as_json, quiet=quiet)
     for one in planned:
         if not isinstance(one, Plan):
             adapter.run_one(one, dry_run=False, as_json=as_json, quiet=quiet)
 
 
-def _merge_models(planned: list[Plan], device: str, *, as_json: bool, quiet: bool) -> None:
+def _merge_models(
+    planned: list[Plan], run_as: dict[str, Any], *, as_json: bool, quiet: bool
+) -> None:
     from ..engine import execute
 
     with shown_progress(quiet=quiet or as_json) as progress:
-        results = execute(planned, device=device, progress=progress)
+        results = execute(planned, progress=progress, **run_as)
     for one, result in zip(planned, results, strict=True):
         if as_json:
             named = {"recipe": one.recipe.source.shown, **_point_of(one)}
@@ -165,6 +183,8 @@ def _merge_models(planned: list[Plan], device: str, *, as_json: bool, quiet: boo
             continue
         for note in result.notes:
             click.echo(click.style("note: ", fg="yellow") + note, err=True)
+        if result.resumed:
+            click.echo(f"continued: {result.resumed} of {len(one.jobs)} tensors were there")
         click.echo(_summary(result, alone=len(results) == 1))
         loader = "SentenceTransformer" if one.shell.modules else "AutoModel.from_pretrained"
         click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
@@ -184,7 +204,10 @@ def _summary(result: MergeResult, *, alone: bool) -> str:
 
 def _cost(result: MergeResult) -> str:
     times = result.bytes_read / max(result.bytes_in, 1)
-    read = f"{size_of(result.bytes_in)} read " + ("once" if times < 1.01 else f"{times:.1f} times")
+    often = "once" if times < 1.01 else f"{times:.1f} times"
+    read = f"{size_of(result.bytes_in)} read {often}"
+    if times < 0.99:  # of a merge that was continued
+        read = f"{size_of(result.bytes_read)} of {size_of(result.bytes_in)} read"
     return f"{duration_of(result.seconds)}, peak {size_of(result.peak_memory)}, {read}"
 
 
@@ -198,6 +221,7 @@ def _as_dict(result: MergeResult) -> dict[str, Any]:
         "bytes_written": result.bytes_written,
         "peak_memory": result.peak_memory,
         "notes": list(result.notes),
+        "resumed": result.resumed,
     }
 
 

@@ -7,16 +7,35 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.shell import read_modules
 from ..checkpoint.weights import has_weights, read_object
-from ..errors import MergekitEmbedError
+from ..errors import (
+    ChangedError,
+    MergekitEmbedError,
+    NonFiniteError,
+    OutputError,
+    OutputExistsError,
+    PlanError,
+)
 from ..kernels import Raw
+from .fingerprint import difference, fingerprint
+from .hashing import Hash
+from .inputs import leaves
+from .journal import Entry, Fingerprint, Journal, read_journal
 from .plan import Job, Plan, check_space, nearest_folder
-from .staging import Staging, check_place, sync, write_json
+from .run import Learned
+from .staging import JOURNAL, Staging, check_place, left_behind, sync, write_json
+from .taking_over import verified, whole
+
+HOPELESS = (NonFiniteError, PlanError, ChangedError)
+"""What comes again however often the same merge is run."""
 
 OTHER_WEIGHTS = [
     ".bin",
@@ -79,7 +98,10 @@ def check_disk(plans: Sequence[Plan]) -> None:
     for plan in plans:
         disks.setdefault(nearest_folder(plan.output).stat().st_dev, []).append(plan)
     for together in disks.values():
-        check_space(together[0].output, *(plan.bytes_out for plan in together))
+        check_space(
+            together[0].output,
+            *(plan.bytes_out - left_behind(plan.output) for plan in together),
+        )
 
 
 def is_model(folder: Path) -> bool:
@@ -92,16 +114,70 @@ def is_model(folder: Path) -> bool:
 
 
 class Destination(Staging):
-    """The files of a model being written. As a context manager it leaves no half model behind."""
+    """The files of a model being written: the sink of its plan.
 
-    def __init__(self, plan: Plan):
+    As a context manager it leaves no half model behind, but after a failure that a later run may
+    not meet again the hidden folder with a journal, which such a run continues.
+
+    Attributes:
+        resumed: how many tensors were there from an earlier run.
+        kept: how many are there for a later one, after a failure.
+        remark: why what an earlier run left was not continued, in words.
+    """
+
+    def __init__(self, plan: Plan, *, restart: bool = False, verify: bool = False):
+        """`restart`: continue nothing; `verify`: continue only what still has its hashes."""
         super().__init__(plan.output, lambda: check_destination(plan))
         self.plan = plan
+        self.resumed = self.kept = 0
+        self.remark: str | None = None
+        self._restart, self._verify = restart, verify
+        self._entries: dict[str, Entry] = {}
+        self._hashes: dict[str, Hash] = {}
+        self._unsaved: list[Entry] = []
+        self._journal: Journal | None = None
+        self._list_lock, self._save_lock = threading.Lock(), threading.Lock()
+        self._failed: OutputError | None = None
+        self._is_committing = False
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        return fingerprint(self.plan)
+
+    def continues(self) -> bool:
+        """Take over what an earlier run of the same merge finished."""
+        found = None if self._restart else read_journal(self.folder / JOURNAL)
+        if found is None:
+            return False
+        changed = difference(found.fingerprint, self._fingerprint)
+        if changed is not None:
+            self.remark = f"{self.output}: started over, not continued: {changed}"
+            return False
+        entries = whole(self.plan, self.folder, found.entries)
+        if self._verify:
+            entries, self.remark = verified(self.plan, self.folder, entries)
+        self._entries = {entry.tensor: entry for entry in entries}
+        self.resumed = len(entries)
+        return bool(entries)
 
     def prepare(self) -> None:
-        """Create every weight file with its header."""
+        """Create every weight file with its header, and remove all but these and the journal."""
+        planned = {file.path for file in self.plan.files}
+        for path in [path for path in self.folder.rglob("*") if path.is_file()]:
+            if path.relative_to(self.folder).as_posix() not in planned:
+                path.unlink()
         for file in self.plan.files:
             self.create(file.path, file.header, file.size)
+        if self._entries:
+            self._begin_journal(self._entries.values())
+
+    def wants(self, job: Job) -> bool:
+        """See `Sink.wants`."""
+        return job.name not in self._entries
+
+    def notes(self, job: Job) -> Sequence[str]:
+        """See `Sink.notes`."""
+        return self._entries[job.name].notes
 
     def write(self, job: Job, start: int, raw: Raw) -> None:
         """Store a job's elements from `start` on, at their planned place. Safe from any thread.
@@ -109,7 +185,87 @@ class Destination(Staging):
         Raises:
             OutputError: when the disk is full or fails.
         """
+        self._hashes.setdefault(job.name, Hash()).add(raw)
         self.put(job.file, job.offset + start * job.dtype.itemsize, raw)
+
+    def finished(self, job: Job, learned: Learned) -> None:
+        """See `Sink.finished`. The job is in the journal once `save` was called after this.
+
+        Raises:
+            OutputError: when an earlier `save` failed.
+        """
+        if self._failed is not None:
+            raise self._failed
+        written = self._hashes.pop(job.name, Hash())
+        inputs = tuple(map(learned.digest_of, leaves(job.tensors)))
+        self.add(Entry(job.name, written.size, written.digest, inputs, learned.notes))
+
+    def add(self, entry: Entry) -> None:
+        """Take note of a tensor whose bytes are in its file. Safe from any thread."""
+        with self._list_lock:
+            self._entries[entry.tensor] = entry
+            self._unsaved.append(entry)
+
+    @property
+    def unsaved(self) -> int:
+        """Bytes of finished tensors that are not in the journal."""
+        with self._list_lock:
+            return sum(entry.size for entry in self._unsaved)
+
+    def save(self) -> None:
+        """Put what is finished on the disk, and then into the journal. Safe from any thread.
+
+        Raises:
+            OutputError: when the disk is full or fails, or did so before: what the system could not
+                write once it forgets, and would call written the next time.
+        """
+        with self._save_lock:
+            if self._failed is not None:
+                raise self._failed
+            if not self._is_committing:
+                with self._failing():
+                    self._save()
+
+    def _save(self) -> None:
+        with self._list_lock:
+            fresh, self._unsaved = self._unsaved, []
+        if not fresh:
+            return
+        places = {job.name: job.file for job in self.plan.jobs}
+        for file in sorted({places[entry.tensor] for entry in fresh}):
+            self.flush(file)
+        if self._journal is None:
+            self._begin_journal(fresh)
+        else:
+            self._journal.add(fresh)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Remember that bytes may not have reached the disk."""
+        try:
+            with self.explained():
+                yield
+        except OutputError as error:
+            if not isinstance(error, OutputExistsError):
+                self._failed = error
+            raise
+
+    def _begin_journal(self, entries: Iterable[Entry]) -> None:
+        """Write a journal of these entries; the names of their files have to be on the disk too."""
+        self.flush_folders()
+        self._journal = Journal(self.folder / JOURNAL, self._fingerprint, entries)
+        self.flush_folders()
+
+    def keeps(self, error: BaseException) -> bool:
+        """Keep what is finished, unless the error would come again."""
+        if isinstance(error, HOPELESS) or not self.folder.exists():
+            return False
+        self._is_committing = False
+        with suppress(OutputError):  # what was saved before stays good
+            self.save()
+        found = read_journal(self.folder / JOURNAL)
+        self.kept = len(found.entries) if found else 0
+        return self.kept > 0
 
     def commit(self) -> None:
         """Add every other file, sync all, and put the folder in its place.
@@ -117,11 +273,22 @@ class Destination(Staging):
         Raises:
             OutputError: when a file cannot be written or the folder not be renamed.
         """
+        with self._save_lock:
+            self._is_committing = True
+        if self._failed is not None:
+            raise self._failed
         with self.explained():
             for index in self.plan.indexes:
                 write_json(self.folder / index.path, index.content)
             copy_shell(self.plan, self.folder)
-        super().commit()
+        with self._failing():
+            super().commit()
+
+    def _let_go(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        super()._let_go()
 
 
 def copy_shell(plan: Plan, target: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..recipe import Recipe, load, load_all
 from .adapter_plan import AdapterPlan, plan_adapter
 from .destination import Destination, check_destination, check_disk
+from .keeping import kept
 from .plan import Plan, bytes_of
 from .planner import Planner
 from .run import Progress, Silent, run
@@ -36,6 +37,7 @@ class MergeResult:
         bytes_written: of all files of the model.
         peak_memory: the highest resident bytes of this process so far, code included.
         notes: what the user should know that is no error.
+        resumed: how many tensors were there already, from a run that was interrupted.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class MergeResult:
     bytes_written: int
     peak_memory: int
     notes: tuple[str, ...]
+    resumed: int = field(default=0, kw_only=True)
 
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
@@ -144,8 +147,13 @@ def merge(
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
+    restart: bool = False,
+    verify: bool = False,
 ) -> MergeResult:
     """Merge models as a recipe says, and write the result as a model folder, or as an adapter's.
+
+    A merge of a model that was interrupted or killed goes on where it was when the same is asked
+    for again; a note of the error tells how much is there.
 
     Args:
         recipe: a YAML file, a mapping with the same keys, or a loaded `Recipe`.
@@ -153,6 +161,8 @@ def merge(
         device: where to compute: "auto" (a CUDA device when there is one), "cpu", "cuda", "cuda:1".
         overwrite: replace a model that is already there, whole and only at the very end.
         progress: told of bytes and tensors as they are done.
+        restart: do not go on with what an interrupted merge left, but begin anew.
+        verify: before going on, compare what is there, and the members, with the hashes of then.
 
     Raises:
         MergekitEmbedError: one of its kinds, saying what is wrong and what to do. The output is
@@ -166,7 +176,14 @@ def merge(
         made = plan_adapter(loaded, output, overwrite=overwrite)
         return merge_adapters(made, progress=progress, started=started)
     planned = plan(loaded, output, overwrite=overwrite)
-    return execute([planned], device=device, progress=progress, started=started)[0]
+    return execute(
+        [planned],
+        device=device,
+        progress=progress,
+        started=started,
+        restart=restart,
+        verify=verify,
+    )[0]
 
 
 def merge_many(
@@ -176,6 +193,8 @@ def merge_many(
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
+    restart: bool = False,
+    verify: bool = False,
 ) -> list[MergeResult]:
     """Merge as several recipes say, or as one with a `sweep` does, in one run.
 
@@ -188,6 +207,8 @@ def merge_many(
         device: as for `merge`.
         overwrite: as for `merge`.
         progress: as for `merge`.
+        restart: as for `merge`.
+        verify: as for `merge`.
 
     Returns:
         A result for every model, in the order of the recipes and of the sweep's grid.
@@ -201,7 +222,16 @@ def merge_many(
     planned = plan_many(recipes, output, overwrite=overwrite)
     models = [one for one in planned if isinstance(one, Plan)]
     done = iter(
-        execute(models, device=device, progress=progress, started=started) if models else []
+        execute(
+            models,
+            device=device,
+            progress=progress,
+            started=started,
+            restart=restart,
+            verify=verify,
+        )
+        if models
+        else []
     )
     return [
         next(done) if isinstance(one, Plan) else merge_adapters(one, progress=progress)
@@ -215,6 +245,8 @@ def execute(
     device: str = "auto",
     progress: Progress | None = None,
     started: float | None = None,
+    restart: bool = False,
+    verify: bool = False,
 ) -> list[MergeResult]:
     """Run plans together; see `merge_many`. `started`: when the clock began (perf_counter)."""
     from ..kernels import open_kernels
@@ -222,12 +254,18 @@ def execute(
     started = time.perf_counter() if started is None else started
     check_disk(planned)
     kernels = open_kernels(device)
-    with ExitStack() as stack:
-        destinations = [stack.enter_context(Destination(one)) for one in planned]
-        writes = [destination.write for destination in destinations]
-        ran = run(planned, kernels, writes, progress or Silent())
-        for destination in destinations:
-            destination.commit()
+    destinations = [Destination(one, restart=restart, verify=verify) for one in planned]
+    try:
+        with ExitStack() as stack:
+            for destination in destinations:
+                stack.enter_context(destination)
+            with kept(destinations):
+                ran = run(planned, kernels, destinations, progress or Silent())
+                for destination in destinations:
+                    destination.commit()
+    except BaseException as error:
+        _tell_kept(error, destinations)
+        raise
     seconds, peak = time.perf_counter() - started, peak_memory()
     bytes_in = bytes_of(job for one in planned for job in one.jobs)
     return [
@@ -239,10 +277,19 @@ def execute(
             bytes_in=bytes_in,
             bytes_written=destination.bytes_written,
             peak_memory=peak,
-            notes=(*one.notes, *notes),
+            notes=(*((destination.remark,) if destination.remark else ()), *one.notes, *notes),
+            resumed=destination.resumed,
         )
         for one, destination, notes in zip(planned, destinations, ran.notes, strict=True)
     ]
+
+
+def _tell_kept(error: BaseException, destinations: Sequence[Destination]) -> None:
+    """Add to an error that what was done before it is kept."""
+    there = sum(destination.kept for destination in destinations)
+    if there:
+        tensors = sum(len(destination.plan.jobs) for destination in destinations)
+        error.add_note(f"{there} of {tensors} tensors are done; the same command continues")
 
 
 def peak_memory() -> int:

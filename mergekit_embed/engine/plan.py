@@ -16,6 +16,7 @@ from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
 from ..methods import Unit
 from ..recipe import Recipe
 from .folding import FACTOR_BYTES
+from .stamps import Stamp
 
 TORCH_BYTES = 330 * 10**6
 """Memory of a process that has imported torch and run a first operation, measured."""
@@ -176,7 +177,7 @@ class Plan:
     instead of the shell's, by their path, and `omitted` those of the shell that are left out.
     `nested` are the plans of members that are recipes. `notes` are things the user should know that
     are not errors. `edits` says in words what is done to merged weights. `overwrite` allows the
-    output to be a model's folder.
+    output to be a model's folder. `inputs` is how every file that is read was when it was planned.
     """
 
     recipe: Recipe
@@ -194,6 +195,7 @@ class Plan:
     written: Mapping[str, Path | bytes] = field(default_factory=dict, repr=False)
     omitted: frozenset[str] = frozenset()
     overwrite: bool = False
+    inputs: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
 
     @property
     def depth(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ..checkpoint import (
     Checkpoint,
     Component,
     Shape,
+    Tensor,
     is_derived_buffer,
     layout,
     locate,
@@ -28,12 +29,14 @@ from ..methods.notes import collected_notes
 from ..recipe import Recipe
 from ..recipe.source import in_file_order
 from .edits import Edits, plan_edits
+from .inputs import files_of
 from .matching import Match, match_tensors
 from .measured import match_statistics
 from .models import Models, disagreements, open_models, remarks
 from .nested import as_member, nested_plans
 from .plan import Index, Job, Measured, Plan, WeightFile
 from .slicing import shell_layers
+from .stamps import Stamp, stamp
 from .told import configs_told, joined
 from .vocabularies import plan_vocabulary
 
@@ -48,6 +51,7 @@ class Planner:
     def __init__(self) -> None:
         self._checkpoints: dict[tuple[str, Path], Checkpoint] = {}
         self._nested: dict[str, Checkpoint] = {}
+        self._stamps: dict[Path, Stamp] = {}
 
     def plan(self, recipe: Recipe, output: Path) -> Plan:
         """The plan of a merge that is written to `output`.
@@ -57,14 +61,24 @@ class Planner:
             CheckpointError: when a model's files are broken.
             PlanError: with everything that keeps the models from being merged as the recipe says.
         """
-        return _plan(recipe, open_models(recipe, self._open), output)
+        made = _plan(recipe, open_models(recipe, self._open), output)
+        return replace(made, inputs=self._stamped(t for job in made.jobs for t in job.tensors))
+
+    def _stamped(self, tensors: Iterable[Tensor]) -> dict[Path, Stamp]:
+        """How the files of tensors were when they were first asked for."""
+        files = files_of(tensors)
+        for path in files - self._stamps.keys():
+            self._stamps[path] = stamp(path)
+        return {path: self._stamps[path] for path in sorted(files)}
 
     def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
         key = (reference, recipe.source.folder.absolute())
         nested, adapter = recipe.nested_in(reference)
         if nested is None:
             if key not in self._checkpoints:
-                self._checkpoints[key] = open_reference(reference, recipe.source.folders)
+                opened = open_reference(reference, recipe.source.folders)
+                self._stamped(t for c in opened.components.values() for t in c.tensors.values())
+                self._checkpoints[key] = opened
             return self._checkpoints[key]
         said = nested.source.fingerprint
         if said not in self._nested:

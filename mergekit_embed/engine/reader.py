@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,7 @@ from ..kernels import Raw
 from .folding import FACTOR_BYTES, Doubles, add_product, pieces, widened
 from .gathering import read_rows
 from .nested import MergedTensor
+from .stamps import Stamp, refuse_changed
 
 ReadMerged = Callable[[MergedTensor, int, int], Raw]
 """Makes elements `start` to `stop` of a nested recipe's tensor, as bytes."""
@@ -33,7 +34,9 @@ class Reader:
     process and grow with the checkpoint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stamps: Mapping[Path, Stamp] | None = None) -> None:
+        """`stamps` is how files were when the merge was planned, and have to be still."""
+        self._stamps = stamps or {}
         self._files: dict[Path, int] = {}
         self._factors: OrderedDict[StoredTensor, Doubles] = OrderedDict()
         self._lock = threading.Lock()
@@ -53,6 +56,16 @@ class Reader:
             for descriptor in self._files.values():
                 os.close(descriptor)
             self._files.clear()
+
+    def refuse_changed(self) -> None:
+        """Refuse files that have been written to since they were opened.
+
+        Raises:
+            ChangedError: naming the first.
+        """
+        with self._lock:
+            for path, descriptor in self._files.items():
+                refuse_changed(path, os.fstat(descriptor), self._stamps.get(path))
 
     def read(self, tensor: Tensor, start: int, stop: int) -> Raw:
         """Elements `start` to `stop` of the tensor in C order, as bytes of the type `read_as`.
@@ -148,10 +161,12 @@ class Reader:
         assert tensor.strides is not None
         size = tensor.dtype.itemsize
         try:
+            with open(self._descriptor(tensor.file), "rb", closefd=False) as file:
+                mapped = np.memmap(file, dtype=np.uint8, mode="r")
             whole: np.ndarray[tuple[int, ...], np.dtype[np.void]] = np.ndarray(
                 tensor.shape,
                 dtype=np.dtype((np.void, size)),
-                buffer=np.memmap(tensor.file, dtype=np.uint8, mode="r"),
+                buffer=mapped,
                 offset=tensor.offset,
                 strides=[stride * size for stride in tensor.strides],
             )
@@ -167,6 +182,7 @@ class Reader:
         with self._lock:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                refuse_changed(path, os.fstat(self._files[path]), self._stamps.get(path))
             return self._files[path]
 
     def _count(self, size: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..kernels import Kernels, Raw
 from ..methods import Gram
+from .hashing import DigestOf, Hashes
 from .memory import Memory
 from .mixtures import measure, passes
 from .nested import MergedTensor, by_depth, merged_within, plans_within
@@ -25,8 +26,34 @@ from .supply import Supply
 
 Result = TypeVar("Result")
 
-Write = Callable[[Job, int, Raw], None]
-"""Stores the bytes of a job's elements from the given element on."""
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run has learned of a job beside its result.
+
+    Attributes:
+        digest_of: hashes of what was read for the job.
+        notes: what the method said of it.
+    """
+
+    digest_of: DigestOf
+    notes: tuple[str, ...]
+
+
+class Sink(Protocol):
+    """Takes the result of one plan. The bytes of a job come from one thread, first to last."""
+
+    def wants(self, job: Job) -> bool:
+        """False for a job whose bytes are there already; it is left out of the run."""
+
+    def write(self, job: Job, start: int, raw: Raw) -> None:
+        """Store the bytes of a job's elements from `start` on."""
+
+    def finished(self, job: Job, learned: Learned) -> None:
+        """The last byte of the job has been handed over."""
+
+    def notes(self, job: Job) -> Sequence[str]:
+        """What the method said of a job that is not wanted."""
 
 
 class Progress(Protocol):
@@ -77,6 +104,11 @@ class _Notes:
                 if job.name not in names:
                     names.append(job.name)
 
+    def of(self, job: Job) -> tuple[str, ...]:
+        """What was said of one tensor."""
+        with self.lock:
+            return tuple(said for said, names in self.tensors.items() if job.name in names)
+
     def summaries(self) -> tuple[str, ...]:
         found = []
         for message, names in self.tensors.items():
@@ -86,22 +118,22 @@ class _Notes:
         return tuple(sorted(found))
 
 
-def run(
-    plans: Sequence[Plan], kernels: Kernels, writes: Sequence[Write], progress: Progress
-) -> Ran:
-    """Combine every tensor of the plans and hand its bytes to the plan's `write`.
+def run(plans: Sequence[Plan], kernels: Kernels, sinks: Sequence[Sink], progress: Progress) -> Ran:
+    """Combine every tensor that the plans' sinks want, and hand them its bytes.
 
     Plans that have tensors in common share the reads of them.
 
     Raises:
         NonFiniteError, CheckpointError, PlanError, OutputError: the first that a job met.
+        ChangedError: when a file is not what it was when the merge was planned.
     """
-    sizes = [job.count * job.width * _passes(plan, job) for plan in plans for job in plan.jobs]
-    progress.start(sum(sizes), len(sizes))
-    with Reader() as reader, kernels.session():
-        running = _Run(plans, kernels, reader, progress)
+    stamps = {path: stamp for plan in plans for path, stamp in plan.inputs.items()}
+    with Reader(stamps) as reader, kernels.session():
+        running = _Run(plans, kernels, reader, sinks, progress)
+        progress.start(running.bytes_to_go_through(), len(running.wanted))
         running.measure_groups()
-        running.merge(dict(zip(map(id, plans), writes, strict=True)))
+        running.merge()
+        reader.refuse_changed()
         notes = tuple(running.notes_of(plan) for plan in plans)
         return Ran(reader.bytes_read, notes)
 
@@ -118,38 +150,81 @@ def _group(job: Job) -> str | None:
     return job.group if job.unit in {"layer", "model"} else None
 
 
+def _shut_down(pool: ThreadPoolExecutor) -> None:
+    """Wait for the workers, which give up soon, however often the user interrupts.
+
+    One that went on would write into files that are closed, or into others in their place.
+    """
+    while True:
+        try:
+            pool.shutdown(cancel_futures=True)
+            return
+        except KeyboardInterrupt:
+            continue
+
+
 class _Run:
     """Plans on their way, with the plans of their members that are recipes."""
 
-    def __init__(self, plans: Sequence[Plan], kernels: Kernels, reader: Reader, progress: Progress):
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        kernels: Kernels,
+        reader: Reader,
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ):
         self.plans, self.kernels, self.reader, self.progress = plans, kernels, reader, progress
+        self._sinks = dict(zip(map(id, plans), sinks, strict=True))
+        self.wanted = [
+            (plan, job) for plan in plans for job in plan.jobs if self._sinks[id(plan)].wants(job)
+        ]
         self.stop = threading.Event()
         self._memory = Memory(KEEP_BYTES)
         self._levels = by_depth(plans)
+        self._grouped = [self._grouped_in(level) for level in self._levels]
+        self._groups = self._groups_needed()
         self._notes = {id(plan): _Notes() for level in self._levels for plan in level}
+        self._keep_notes()
         self._grams: dict[tuple[int, str], Gram] = {}
         self._combiners: dict[MergedTensor, Combiner] = {}
         self._works: dict[MergedTensor, Work] = {}
         reader.merged = self._read_merged
+
+    def _keep_notes(self) -> None:
+        """What was said of jobs that are there already, so that a continued run tells it too."""
+        wanted = {(id(plan), job.name) for plan, job in self.wanted}
+        for plan in self.plans:
+            for job in plan.jobs:
+                if (id(plan), job.name) not in wanted:
+                    self._notes[id(plan)].add(job, list(self._sinks[id(plan)].notes(job)))
 
     def notes_of(self, plan: Plan) -> tuple[str, ...]:
         """What the methods said of the plan's tensors, and of its nested ones."""
         found = [line for one in plans_within(plan) for line in self._notes[id(one)].summaries()]
         return tuple(dict.fromkeys(found))
 
+    def bytes_to_go_through(self) -> int:
+        """Bytes of all passes over the jobs' elements, as progress counts them.
+
+        Layers and models that are in part there already are measured whole.
+        """
+        wanted = {(id(plan), job.name) for plan, job in self.wanted}
+        there = [
+            (plan, job)
+            for plan, job in self._needed(*self._grouped)
+            if id(plan) in self._sinks and (id(plan), job.name) not in wanted
+        ]
+        merged = sum(job.count * job.width * _passes(plan, job) for plan, job in self.wanted)
+        return merged + sum(job.count * job.width for _, job in there)
+
     def measure_groups(self) -> None:
         """Gram matrices of layers and models: sums over their tensors, in the order of names.
 
         The order in which files hold them would show in float64 results.
         """
-        for level in self._levels:
-            grouped = [
-                (plan, job)
-                for plan in level
-                if plan.recipe.method.family == "mixture" and plan.recipe.method.geometry
-                for job in plan.jobs
-                if job.parameters is not None and _group(job)
-            ]
+        for level in self._grouped:
+            grouped = self._needed(level)
             measured: dict[tuple[int, str], Gram] = {}
             for share, grams in self._in_parallel(shares(grouped), measure):
                 for (plan, job), gram in zip(share, grams, strict=True):
@@ -158,39 +233,77 @@ class _Run:
                 key, gram = (id(plan), job.group), measured[id(plan), job.name]
                 self._grams[key] = self._grams[key] + gram if key in self._grams else gram
 
-    def merge(self, writes: dict[int, Write]) -> None:
-        """Run every job of the plans themselves."""
+    @staticmethod
+    def _grouped_in(level: Sequence[Plan]) -> Share:
+        """The jobs that layers and models are measured by."""
+        return [
+            (plan, job)
+            for plan in level
+            if plan.recipe.method.family == "mixture" and plan.recipe.method.geometry
+            for job in plan.jobs
+            if job.parameters is not None and _group(job)
+        ]
+
+    def _groups_needed(self) -> set[tuple[int, str | None]]:
+        """The layers and models of plans, nested ones too, that wanted jobs depend on."""
+        found = {(id(plan), _group(job)) for plan, job in self.wanted}
+        merged = merged_within(self.wanted)
+        for level in reversed(self._grouped):  # what a level measures may need deeper ones
+            found |= {(id(one.plan), _group(one.job)) for one in merged}
+            merged += merged_within([one for one in level if (id(one[0]), _group(one[1])) in found])
+        return found
+
+    def _needed(self, *levels: Share) -> Share:
+        return [
+            (plan, job)
+            for level in levels
+            for plan, job in level
+            if (id(plan), _group(job)) in self._groups
+        ]
+
+    def merge(self) -> None:
+        """Run every wanted job of the plans themselves."""
 
         def steps(work: Work) -> Steps[None]:
-            yield from merge_tensor(work, writes[id(work.plan)])
+            sink = self._sinks[id(work.plan)]
+            yield from merge_tensor(work, sink.write)
+            assert work.supply.hashes is not None
+            said = self._notes[id(work.plan)].of(work.job)
+            sink.finished(work.job, Learned(work.supply.hashes.digest, said))
             self.progress.finish_tensor(work.job.name)
 
-        jobs = [(plan, job) for plan in self.plans for job in plan.jobs]
-        for _ in self._in_parallel(shares(jobs), steps):
+        for _ in self._in_parallel(shares(self.wanted), steps, hashed=True):
             pass
 
     def _in_parallel(
-        self, wanted: Sequence[Share], steps: Callable[[Work], Steps[Result]]
+        self,
+        wanted: Sequence[Share],
+        steps: Callable[[Work], Steps[Result]],
+        *,
+        hashed: bool = False,
     ) -> Iterator[tuple[Share, list[Result]]]:
         """Shares and the results of their jobs as they end; the first failure stops all."""
         with ThreadPoolExecutor(self.kernels.workers, thread_name_prefix="merge") as pool:
-            futures: dict[Future[list[Result]], Share] = {
-                pool.submit(self._run_share, share, steps): share for share in wanted
-            }
+            futures: dict[Future[list[Result]], Share] = {}
             try:
+                for share in wanted:
+                    futures[pool.submit(self._run_share, share, steps, hashed=hashed)] = share
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:
                 self.stop.set()
-                pool.shutdown(cancel_futures=True)
+                _shut_down(pool)
                 raise
 
-    def _run_share(self, share: Share, steps: Callable[[Work], Steps[Result]]) -> list[Result]:
+    def _run_share(
+        self, share: Share, steps: Callable[[Work], Steps[Result]], *, hashed: bool
+    ) -> list[Result]:
         """Run jobs over one supply of their elements, those of nested recipes first."""
         nested = merged_within(share)
         tensors = [tensor for _, job in share for tensor in job.tensors]
         tensors += [tensor for merged in nested for tensor in merged.job.tensors]
         supply = Supply(tensors, self.reader, self.kernels)
+        supply.hashes = Hashes() if hashed else None
         again = len(share) > 1 or nested or any(_passes(plan, job) > 1 for plan, job in share)
         with ExitStack() as stack:
             # What is not finite is told by `Work.checked`, by name.

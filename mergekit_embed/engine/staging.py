@@ -3,7 +3,9 @@
 Everything goes into a hidden sibling folder, at planned offsets, is synced, and the folder is
 renamed. The place therefore holds what was there, the new folder, or nothing, and never a mixture.
 What is beside it belongs to the run that holds the lock: NAME.partial is what it writes, and
-NAME.replaced an older folder that waits for the new one to be in its place.
+NAME.replaced an older folder that waits for the new one to be in its place. What a run writes may
+stay for another one to continue, where it has a journal; that waits in NAME.journal while the
+folder is renamed, so that no finished folder ever holds one.
 """
 
 from __future__ import annotations
@@ -74,6 +76,24 @@ def check_place(
         )
 
 
+JOURNAL = "merge_journal.jsonl"
+"""What a run that can be continued knows of itself, in the folder that it writes."""
+
+
+def siblings(output: Path) -> tuple[Path, Path, Path, Path]:
+    """What a run may have beside its place: partial, replaced, journal and lock."""
+    final = output.resolve()
+    ends = ("partial", "replaced", "journal", "lock")
+    partial, replaced, journal, lock = (final.with_name(f".{final.name}.{end}") for end in ends)
+    return partial, replaced, journal, lock
+
+
+def left_behind(output: Path) -> int:
+    """Bytes on the disk of what an earlier run left; the next continues or removes it."""
+    files = (path for path in siblings(output)[0].rglob("*") if path.is_file())
+    return sum(512 * path.stat().st_blocks for path in files)
+
+
 class Staging:
     """The files of a folder being written. As a context manager it leaves no half of one behind.
 
@@ -87,10 +107,7 @@ class Staging:
         self.output = output
         self._check = check
         self._final = output.resolve()
-        self.folder, self._aside, self._lock_file = (
-            self._final.with_name(f".{self._final.name}.{end}")
-            for end in ("partial", "replaced", "lock")
-        )
+        self.folder, self._aside, self._journal_aside, self._lock_file = siblings(output)
         self._made = [parent for parent in self._final.parents if not parent.exists()]
         self._descriptors: list[int] = []
         self._lock: int | None = None
@@ -101,9 +118,12 @@ class Staging:
             with self.explained():
                 self._claim()
                 self._check()
+                if not self.continues():
+                    _remove(self.folder)
+                    self.folder.mkdir()
                 self.prepare()
-        except BaseException:
-            self._discard()
+        except BaseException as error:
+            self._discard(error)
             raise
         return self
 
@@ -113,7 +133,15 @@ class Staging:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._discard()
+        self._discard(error)
+
+    def continues(self) -> bool:
+        """Whether the folder that an earlier run left is kept for this one, rather than emptied."""
+        return False
+
+    def keeps(self, error: BaseException) -> bool:
+        """Whether the folder stays as it is after an error, for another run to continue."""
+        return False
 
     def prepare(self) -> None:
         """What a kind of folder has in it from the start."""
@@ -121,12 +149,14 @@ class Staging:
     def create(self, name: str, header: bytes, size: int) -> int:
         """A file of its final size, with its space reserved, so that a full disk shows at once.
 
+        What is there of it is kept.
+
         Returns:
             the number that `put` knows it by.
         """
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._descriptors.append(descriptor)
         os.ftruncate(descriptor, size)
         if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -147,6 +177,20 @@ class Staging:
                 wrote = os.pwrite(self._descriptors[file], view, position)
                 view, position = view[wrote:], position + wrote
 
+    def flush(self, file: int) -> None:
+        """Wait until all that was put into a file is on the disk.
+
+        Raises:
+            OSError: when it is not.
+        """
+        (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(self._descriptors[file])
+
+    def flush_folders(self) -> None:
+        """Wait until the names of all files, and of the folder itself, are on the disk."""
+        inner = [path for path in self.folder.rglob("*") if path.is_dir()]
+        for folder in [*inner, self.folder, self.folder.parent]:
+            _sync_folder(folder)
+
     def commit(self) -> None:
         """Sync everything, and put the folder in its place.
 
@@ -156,11 +200,9 @@ class Staging:
         with self.explained():
             for descriptor in self._descriptors:
                 os.fsync(descriptor)
-            for folder in [self.folder, *(p for p in self.folder.rglob("*") if p.is_dir())]:
-                _sync_folder(folder)
-            self.bytes_written = sum(
-                p.stat().st_size for p in self.folder.rglob("*") if p.is_file()
-            )
+            self.flush_folders()
+            written = (p for p in self.folder.rglob("*") if p.is_file() and p.name != JOURNAL)
+            self.bytes_written = sum(path.stat().st_size for path in written)
             self._swap()
 
     @contextmanager
@@ -172,7 +214,7 @@ class Staging:
             raise _explained(self.output, error) from error
 
     def _claim(self) -> None:
-        """Hold the lock, and clear what a killed run left; a live one is respected."""
+        """Hold the lock, and put right what a killed run left; a live one is respected."""
         try:
             while self._lock is None:
                 self._final.parent.mkdir(parents=True, exist_ok=True)
@@ -182,40 +224,59 @@ class Staging:
                 f"{self.output}: another run is writing to it; wait for its end, or choose "
                 "another folder with -o"
             ) from None
-        self._clear()
-        self.folder.mkdir()
+        self._restore()
 
-    def _clear(self) -> None:
-        """Nothing of ours beside the place; an older folder set aside goes back if need be."""
+    def _restore(self) -> None:
+        """What was renamed for a commit that did not come about gets its name back."""
         if self._aside.exists() and not self._final.exists():
             self._aside.rename(self._final)
-        for left in (self.folder, self._aside):
-            if left.exists():
-                shutil.rmtree(left)
+        if self._journal_aside.exists() and self.folder.exists():
+            self._journal_aside.rename(self.folder / JOURNAL)
+        _remove(self._aside)
+        _remove(self._journal_aside)
 
     def _swap(self) -> None:
-        """Rename into place. Where this ends early, `_clear` puts an older folder back."""
+        """Rename into place. Where this ends early, `_restore` puts an older folder back."""
         self._check()
         if self._final.exists():
             self._final.rename(self._aside)
+        if (self.folder / JOURNAL).exists():
+            (self.folder / JOURNAL).rename(self._journal_aside)
         self.folder.rename(self._final)
         _sync_folder(self._final.parent)
 
-    def _discard(self) -> None:
-        """Close everything, and remove what was not committed."""
+    def _discard(self, error: BaseException | None) -> None:
+        """Close everything, and remove what was not committed, unless it can be continued."""
+        try:
+            if self._lock is not None:
+                with suppress(OSError):
+                    self._restore()
+                    if error is None or not self.keeps(error):
+                        _remove(self.folder)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close every file, and let others write to the place."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
         if self._lock is not None:
-            with suppress(OSError):
-                self._clear()
             with suppress(OSError):
                 self._lock_file.unlink()
             os.close(self._lock)
             self._lock = None
         for parent in self._made:
             with suppress(OSError):
-                parent.rmdir()  # only of an empty folder, so not after a commit
+                parent.rmdir()  # only of an empty folder
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or a file; nothing where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> int | None:

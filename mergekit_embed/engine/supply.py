@@ -9,6 +9,8 @@ import numpy as np
 
 from ..checkpoint import Tensor
 from ..kernels import Doubles, Kernels, Raw, Vector
+from .hashing import Hashes
+from .nested import MergedTensor
 from .reader import Reader
 
 
@@ -34,6 +36,7 @@ class Supply:
     Attributes:
         keep: whether there is memory to keep all of them.
         samples: of what is measured on them, for those who share them.
+        hashes: takes in the bytes of tensors that files hold, where these are asked for.
     """
 
     def __init__(self, tensors: Iterable[Tensor], reader: Reader, kernels: Kernels):
@@ -43,6 +46,7 @@ class Supply:
         self._kept: dict[Tensor, _Held] = {}
         self.keep = False
         self.samples: dict[Hashable, Doubles] = {}
+        self.hashes: Hashes | None = None
 
     @property
     def tensors(self) -> int:
@@ -90,6 +94,8 @@ class Supply:
             read = self._keeping if self.keep else self._reader.read
             held = _Held(start, stop, read(tensor, start, stop))
             self._held[tensor] = held
+            if self.hashes is not None and not isinstance(tensor, MergedTensor):
+                self.hashes.see(tensor, start, held.raw)
         return held
 
     def _keeping(self, tensor: Tensor, start: int, stop: int) -> Raw:
