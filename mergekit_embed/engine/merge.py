@@ -149,6 +149,7 @@ def merge(
     progress: Progress | None = None,
     restart: bool = False,
     verify: bool = False,
+    memory: int | None = None,
 ) -> MergeResult:
     """Merge models as a recipe says, and write the result as a model folder, or as an adapter's.
 
@@ -163,6 +164,8 @@ def merge(
         progress: told of bytes and tensors as they are done.
         restart: do not go on with what an interrupted merge left, but begin anew.
         verify: before going on, compare what is there, and the members, with the hashes of then.
+        memory: bytes of memory to stay below; by default, what is read is kept for another pass up
+            to 256 MB.
 
     Raises:
         MergekitEmbedError: one of its kinds, saying what is wrong and what to do. The output is
@@ -183,6 +186,7 @@ def merge(
         started=started,
         restart=restart,
         verify=verify,
+        memory=memory,
     )[0]
 
 
@@ -195,6 +199,7 @@ def merge_many(
     progress: Progress | None = None,
     restart: bool = False,
     verify: bool = False,
+    memory: int | None = None,
 ) -> list[MergeResult]:
     """Merge as several recipes say, or as one with a `sweep` does, in one run.
 
@@ -209,6 +214,7 @@ def merge_many(
         progress: as for `merge`.
         restart: as for `merge`.
         verify: as for `merge`.
+        memory: as for `merge`.
 
     Returns:
         A result for every model, in the order of the recipes and of the sweep's grid.
@@ -229,6 +235,7 @@ def merge_many(
             started=started,
             restart=restart,
             verify=verify,
+            memory=memory,
         )
         if models
         else []
@@ -247,12 +254,14 @@ def execute(
     started: float | None = None,
     restart: bool = False,
     verify: bool = False,
+    memory: int | None = None,
 ) -> list[MergeResult]:
     """Run plans together; see `merge_many`. `started`: when the clock began (perf_counter)."""
     from ..kernels import open_kernels
 
     started = time.perf_counter() if started is None else started
     check_disk(planned)
+    keep = None if memory is None else _room(planned, memory)
     kernels = open_kernels(device)
     destinations = [Destination(one, restart=restart, verify=verify) for one in planned]
     try:
@@ -260,7 +269,7 @@ def execute(
             for destination in destinations:
                 stack.enter_context(destination)
             with kept(destinations):
-                ran = run(planned, kernels, destinations, progress or Silent())
+                ran = run(planned, kernels, destinations, progress or Silent(), keep)
                 for destination in destinations:
                     destination.commit()
     except BaseException as error:
@@ -282,6 +291,21 @@ def execute(
         )
         for one, destination, notes in zip(planned, destinations, ran.notes, strict=True)
     ]
+
+
+def _room(planned: Sequence[Plan], memory: int) -> int:
+    """Bytes that may be kept so that a run stays below so much memory.
+
+    Raises:
+        UsageError: when it cannot, saying how much it needs.
+    """
+    least = max(plan.least_memory for plan in planned)
+    if memory < least:
+        raise UsageError(
+            f"the merge needs up to {least / 1e6:,.0f} MB of memory; {memory / 1e6:,.0f} MB "
+            "were allowed"
+        )
+    return memory - least
 
 
 def _tell_kept(error: BaseException, destinations: Sequence[Destination]) -> None:

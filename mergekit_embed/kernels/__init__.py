@@ -361,6 +361,22 @@ def cpu_chunk_blocks(vectors: int) -> int:
     return max(1, min(CPU_BLOCKS, CPU_LIVE_BLOCKS // max(vectors, 1)))
 
 
+def cpu_memory(vectors: int) -> int:
+    """Resident bytes of a run on the CPU, measured with room to spare: libraries and chunks.
+
+    Torch makes float64 copies of chunks, with differences and products; Numba works on pieces.
+    """
+    if has_numba():
+        return 180 * 10**6 + cpu_workers() * 16 * BLOCK * (vectors + 2)
+    chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
+    return 330 * 10**6 + cpu_workers() * chunk * (3 * vectors + 4)
+
+
+def has_numba() -> bool:
+    """Whether Numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
 def cpu_workers() -> int:
     """`Kernels.workers` on a CPU: one for every core that this process may use, up to 8."""
     if hasattr(os, "sched_getaffinity"):
@@ -383,7 +399,7 @@ def open_kernels(device: str = "auto", backend: str = "auto") -> Kernels:
         raise UsageError(f"numba computes on the CPU; {device!r} needs the torch backend")
     device = "cpu" if backend == "numba" else device
     if backend != "torch" and (device == "cpu" or not _has_cuda()) and device in {"auto", "cpu"}:
-        if importlib.util.find_spec("numba"):
+        if has_numba():
             from .numba_backend import NumbaKernels
 
             return NumbaKernels()
