@@ -317,6 +317,7 @@ class _Run:
         with ExitStack() as stack:
             # What is not finite is told by `Work.checked`, by name.
             stack.enter_context(np.errstate(all="ignore"))
+            stack.enter_context(self.kernels.worker())
             if again:
                 supply.keep = stack.enter_context(self.memory.lent(supply.size, self.stop))
             try:

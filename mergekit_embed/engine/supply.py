@@ -44,6 +44,7 @@ class Supply:
         self._reader, self._kernels = reader, kernels
         self._held: dict[Tensor, _Held] = {}
         self._kept: dict[Tensor, _Held] = {}
+        self._on_device: dict[tuple[Tensor, int, int], Vector] = {}
         self.keep = False
         self.samples: dict[Hashable, Doubles] = {}
         self.hashes: Hashes | None = None
@@ -67,10 +68,19 @@ class Supply:
         """The same elements where the kernels want them."""
         held = self._holding(tensor, start, stop)
         if held.vector is None:
-            held.vector = self._kernels.load(held.raw, tensor.read_as)
+            held.vector = self._loaded(tensor, held)
         if (held.start, held.stop) == (start, stop):
             return held.vector
         return self._kernels.part(held.vector, start - held.start, stop - held.start)
+
+    def _loaded(self, tensor: Tensor, held: _Held) -> Vector:
+        """The vector of what is held; on a device, what is kept is copied there once."""
+        if not (self.keep and self._kernels.copies):
+            return self._kernels.load(held.raw, tensor.read_as)
+        key = (tensor, held.start, held.stop)
+        if key not in self._on_device:
+            self._on_device[key] = self._kernels.load(held.raw, tensor.read_as)
+        return self._on_device[key]
 
     def windows(self, tensor: Tensor, number: int, step: int, size: int) -> Vector:
         """Elements from all over a tensor: `size` of every `step`, so many times, as one vector."""
@@ -87,6 +97,7 @@ class Supply:
         """Let go of what is held and kept."""
         self._held.clear()
         self._kept.clear()
+        self._on_device.clear()
 
     def _holding(self, tensor: Tensor, start: int, stop: int) -> _Held:
         held = self._held.get(tensor)

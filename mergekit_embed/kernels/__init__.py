@@ -203,8 +203,14 @@ class Kernels(Protocol):
     workers: int
     """How many threads may call the backend at the same time with profit."""
 
+    copies: bool
+    """Whether `load` copies to a device, so that vectors are worth keeping beside their bytes."""
+
     def session(self) -> AbstractContextManager[None]:
         """Settings of the library underneath that hold while jobs run, and are then undone."""
+
+    def worker(self) -> AbstractContextManager[None]:
+        """The same for what one thread does with a tensor."""
 
     def chunk_blocks(self, vectors: int) -> int:
         """How many blocks of how many vectors are worth handling at once."""

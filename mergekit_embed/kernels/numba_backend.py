@@ -104,6 +104,7 @@ class NumbaKernels:
     """See `Kernels`. Softmax, matrix products and solvers are torch's, imported where needed."""
 
     name = "numba on cpu"
+    copies = False
 
     def __init__(self) -> None:
         self.workers = cpu_workers()
@@ -120,6 +121,11 @@ class NumbaKernels:
     @contextmanager
     def session(self) -> Iterator[None]:
         """See `Kernels.session`."""
+        yield
+
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        """See `Kernels.worker`."""
         yield
 
     def chunk_blocks(self, vectors: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import BLOCK, DIGIT_BITS
 from .draw import GAMMA, LAST_SHIFT, MIX
-from .numba_mixtures import add, deltas, halve, scale
+from .numba_mixtures import LEAVES, STRIP, TRUNK, add, deltas, fold, halve, scale
 from .numba_pieces import ONE, PIECE, ZERO, compiled, narrow, widen
 
 BAND, SPREAD, DRAWN, GIVEN = 0, 1, 2, 3
@@ -213,37 +213,56 @@ def kept_sums(kinds, addresses, origin_kind, origin, keeps, numbers, given, firs
     values, base = np.empty((members, PIECE)), np.empty(PIECE)
     squares, variance = np.empty((room(keeps), PIECE)), np.empty(PIECE)
     masks = np.empty((members, PIECE), np.bool_)
-    terms = np.empty((members, 3, BLOCK))
-    for block in range(len(sums)):
-        begin = block * BLOCK
-        size = min(BLOCK, count - begin)
-        for start in range(begin, begin + size, PIECE):
-            piece = min(PIECE, begin + size - start)
-            deltas(kinds, addresses, origin_kind, origin, start, piece, values, base)
-            choose(
-                keeps, numbers, given, kinds, addresses, first, start, piece, values, squares,
-                variance, masks,
-            )  # fmt: skip
-            for k in range(members):
-                at = start - begin
-                _terms(
-                    values[k], masks[k], piece, terms[k, 0, at : at + piece],
-                    terms[k, 1, at : at + piece], terms[k, 2, at : at + piece],
-                )  # fmt: skip
+    leaves, boughs = np.empty((3 * members, LEAVES, STRIP)), np.empty((3 * members, LEAVES, STRIP))
+    trunks = np.empty((3 * members, TRUNK))
+    whole = count // BLOCK
+    for block in range(whole):
+        for top in range(0, TRUNK, STRIP):
+            for bough in range(LEAVES):
+                for leaf in range(LEAVES):
+                    start = block * BLOCK + (leaf * LEAVES + bough) * TRUNK + top
+                    deltas(kinds, addresses, origin_kind, origin, start, STRIP, values, base)
+                    choose(
+                        keeps, numbers, given, kinds, addresses, first, start, STRIP, values,
+                        squares, variance, masks,
+                    )  # fmt: skip
+                    for k in range(members):
+                        _terms(values[k], masks[k], STRIP, leaves, 3 * k, leaf)
+                for row in range(3 * members):
+                    fold(leaves[row], boughs[row, bough], STRIP)
+            for row in range(3 * members):
+                fold(boughs[row], trunks[row, top : top + STRIP], STRIP)
+        for row in range(3 * members):
+            halve(trunks[row], TRUNK, 1)
+            sums[block, row // 3, row % 3] = trunks[row, 0]
+    rest = count - whole * BLOCK
+    if rest == 0:
+        return
+    terms, short = np.empty((3 * members, rest)), np.empty((3, 1, PIECE))
+    for at in range(0, rest, PIECE):
+        piece, start = min(PIECE, rest - at), whole * BLOCK + at
+        deltas(kinds, addresses, origin_kind, origin, start, piece, values, base)
+        choose(
+            keeps, numbers, given, kinds, addresses, first, start, piece, values, squares,
+            variance, masks,
+        )  # fmt: skip
         for k in range(members):
-            for which in range(3):
-                halve(terms[k, which], size, 1)
-                sums[block, k, which] = terms[k, which, 0]
+            _terms(values[k], masks[k], piece, short, 0, 0)
+            terms[3 * k : 3 * k + 3, at : at + piece] = short[:, 0, :piece]
+    for row in range(3 * members):
+        halve(terms[row], rest, 1)
+        sums[whole, row // 3, row % 3] = terms[row, 0]
 
 
 @compiled
-def _terms(values, mask, count, sizes, kept, squared):
+def _terms(values, mask, count, out, row, leaf):
+    """`|d|`, kept `|d|` and kept `d^2` into three rows."""
     for i in range(count):
         size = abs(values[i])
         chosen = size if mask[i] else 0.0
-        sizes[i] = size
-        kept[i] = chosen
-        squared[i] = chosen * chosen
+        out[row, leaf, i] = size
+        out[row + 1, leaf, i] = chosen
+        out[row + 2, leaf, i] = chosen * chosen
 
 
 @compiled
