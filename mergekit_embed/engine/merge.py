@@ -51,6 +51,9 @@ class MergeResult:
     resumed: int = field(default=0, kw_only=True)
 
 
+SMALL = 10**9
+"""Bytes of inputs below which a merge takes less time than compiling its kernels."""
+
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 
 
@@ -262,7 +265,8 @@ def execute(
     started = time.perf_counter() if started is None else started
     check_disk(planned)
     keep = None if memory is None else _room(planned, memory)
-    kernels = open_kernels(device)
+    bytes_in = bytes_of(job for one in planned for job in one.jobs)
+    kernels = open_kernels(device, small=bytes_in < SMALL)
     destinations = [Destination(one, restart=restart, verify=verify) for one in planned]
     try:
         with ExitStack() as stack:
@@ -276,7 +280,6 @@ def execute(
         _tell_kept(error, destinations)
         raise
     seconds, peak = time.perf_counter() - started, peak_memory()
-    bytes_in = bytes_of(job for one in planned for job in one.jobs)
     return [
         MergeResult(
             path=one.output,

@@ -390,11 +390,11 @@ def cpu_workers() -> int:
     return max(1, min(os.cpu_count() or 1, 8))
 
 
-def open_kernels(device: str = "auto", backend: str = "auto") -> Kernels:
+def open_kernels(device: str = "auto", backend: str = "auto", *, small: bool = False) -> Kernels:
     """The backend for a device: "auto" (a CUDA device when there is one), "cpu", "cuda", "cuda:1".
 
     On a CPU that is Numba where it is installed, else torch. `backend` asks for one by name:
-    "numba" or "torch".
+    "numba" or "torch". For something `small` Numba is not taken before its kernels are compiled.
 
     Raises:
         UsageError: when there is no such device or backend, or they do not go together.
@@ -404,13 +404,16 @@ def open_kernels(device: str = "auto", backend: str = "auto") -> Kernels:
     if backend == "numba" and device not in {"auto", "cpu"}:
         raise UsageError(f"numba computes on the CPU; {device!r} needs the torch backend")
     device = "cpu" if backend == "numba" else device
-    if backend != "torch" and (device == "cpu" or not _has_cuda()) and device in {"auto", "cpu"}:
-        if has_numba():
+    if backend == "numba" and not has_numba():
+        raise UsageError("numba is not there; run `pip install 'mergekit_embed[fast]'`")
+    if device in {"auto", "cpu"} and backend != "torch" and has_numba():
+        from .compilation import is_compiled
+
+        ready = backend == "numba" or not small or is_compiled()
+        if ready and (device == "cpu" or not _has_cuda()):
             from .numba_backend import NumbaKernels
 
             return NumbaKernels()
-        if backend == "numba":
-            raise UsageError("numba is not there; run `pip install 'mergekit_embed[fast]'`")
     from .torch_backend import TorchKernels, choose_device
 
     return TorchKernels(choose_device(device))
