@@ -10,6 +10,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: demo test lint docs clean
 
 demo: $(VENV)/demo.installed
+	$(BIN)/boom compile
 	$(BIN)/python recipes/quickstart/train_members.py demo
 	$(BIN)/boom-merge recipes/quickstart.yaml --overwrite
 	$(BIN)/python recipes/quickstart/compare.py demo

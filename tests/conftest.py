@@ -14,6 +14,15 @@ import pytest
 from helpers import files
 from tiny_models import build_minilm, perturb
 
+from mergekit_embed.kernels.compilation import compile_all, is_compiled
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the kernels once, before workers would all do it at the same time."""
+    if hasattr(config, "workerinput") or is_compiled():
+        return
+    compile_all()
+
 
 @dataclass(frozen=True)
 class Family:

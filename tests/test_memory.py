@@ -12,11 +12,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from tensor_folders import write_folder
 
 import mergekit_embed
+from mergekit_embed.cli.console import bytes_from
 from mergekit_embed.engine.memory import Memory, Stopped
 
 ROWS, COLUMNS = 150_000, 1000
@@ -161,3 +163,41 @@ def test_a_grid_over_models_of_90_mb_reads_them_once(
     assert len(results) == 4
     assert results[0].bytes_read == results[0].bytes_in
     shutil.rmtree("all")
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [("512MB", 512 * 10**6), ("2 gb", 2 * 10**9), ("1.5GiB", 3 * 2**29), ("1000", 1000)],
+)
+def test_sizes_are_read_as_people_write_them(written: str, size: int) -> None:
+    context = click.Context(click.Command("merge"))
+    assert bytes_from(context, click.Option(["--memory"]), written) == size
+
+
+@pytest.mark.parametrize("written", ["much", "-1GB", "1XB", "1iB", ""])
+def test_what_is_no_size_is_refused(written: str) -> None:
+    context = click.Context(click.Command("merge"))
+    with pytest.raises(click.BadParameter, match="is no size; write 512MB or 2GB"):
+        bytes_from(context, click.Option(["--memory"]), written)
+
+
+@pytest.mark.slow
+def test_a_budget_for_memory_is_kept_and_what_is_too_little_refused(
+    tables: list[Path], tmp_path: Path
+) -> None:
+    """Two passes over 600 MB tables, of which 800 MB more would be kept if they were allowed."""
+    recipe = {
+        "merge_method": "multislerp",
+        "base_model": str(tables[2]),
+        "models": [{"model": str(path)} for path in tables[:2]],
+    }
+    (tmp_path / "big.yaml").write_text(json.dumps(recipe))
+    command = "from mergekit_embed.cli.merge import main; main()"
+    arguments = [sys.executable, "-c", command, str(tmp_path / "big.yaml")]
+    refused = subprocess.run([*arguments, "--memory", "50MB"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "of memory; 50 MB were allowed" in refused.stderr
+    arguments += ["-o", str(tmp_path / "out"), "--json", "--memory"]
+    finished = subprocess.run([*arguments, "300MB"], capture_output=True, text=True, check=True)
+    assert json.loads(finished.stdout)["peak_memory"] < 300 * 10**6
+    (tmp_path / "out" / "model.safetensors").unlink()

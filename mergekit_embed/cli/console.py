@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import MergekitEmbedError, ProblemsError
+from ..process import claim
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -25,6 +27,22 @@ def size_of(count: float) -> str:
             return f"{count:.0f} {unit}" if unit in {"B", "kB", "MB"} else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def bytes_from(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Bytes as people write them (512MB, 2GB, 1.5GiB, or a plain number), for an option.
+
+    Raises:
+        click.BadParameter: when it is nothing of the kind.
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(I?))?B?\s*", value.upper())
+    if not found:
+        raise click.BadParameter(f"{value!r} is no size; write 512MB or 2GB", context, parameter)
+    number, unit, binary = found.groups()
+    power = " KMGT".index(unit or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def duration_of(seconds: float) -> str:
@@ -78,6 +96,7 @@ def terminable() -> None:
 def run(command: click.Command) -> None:
     """Run a command as a program; Ctrl-C ends it with a sentence and exit code 1."""
     terminable()
+    claim()
     try:
         code = command.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

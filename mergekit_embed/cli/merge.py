@@ -11,7 +11,7 @@ import rich_click as click
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
 from . import adapter
-from .console import duration_of, failure, run, shown_progress, size_of
+from .console import bytes_from, duration_of, failure, run, shown_progress, size_of
 
 if TYPE_CHECKING:
     from ..engine import MergeResult, Plan, Planner
@@ -81,6 +81,13 @@ docs/recipe.md."""
     help="Where to compute: `auto` (a CUDA device when there is one), `cpu`, `cuda`, `cuda:1`.",
 )
 @click.option(
+    "--memory",
+    callback=bytes_from,
+    metavar="SIZE",
+    help="Stay below so much memory, such as `512MB` or `2GB`. Default: what is read is kept for "
+    "another pass up to 256 MB; `--dry-run` tells what that comes to.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -95,6 +102,7 @@ def merge(
     verify: bool,
     dry_run: bool,
     device: str,
+    memory: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -106,7 +114,7 @@ def merge(
         if dry_run:
             _show_plans(planned, as_json=as_json)
         else:
-            run_as = {"device": device, "restart": restart, "verify": verify}
+            run_as = {"device": device, "restart": restart, "verify": verify, "memory": memory}
             _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None

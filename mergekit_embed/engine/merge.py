@@ -51,6 +51,9 @@ class MergeResult:
     resumed: int = field(default=0, kw_only=True)
 
 
+SMALL = 10**9
+"""Bytes of inputs below which a merge takes less time than compiling its kernels."""
+
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 
 
@@ -149,6 +152,7 @@ def merge(
     progress: Progress | None = None,
     restart: bool = False,
     verify: bool = False,
+    memory: int | None = None,
 ) -> MergeResult:
     """Merge models as a recipe says, and write the result as a model folder, or as an adapter's.
 
@@ -163,6 +167,8 @@ def merge(
         progress: told of bytes and tensors as they are done.
         restart: do not go on with what an interrupted merge left, but begin anew.
         verify: before going on, compare what is there, and the members, with the hashes of then.
+        memory: bytes of memory to stay below; by default, what is read is kept for another pass up
+            to 256 MB.
 
     Raises:
         MergekitEmbedError: one of its kinds, saying what is wrong and what to do. The output is
@@ -183,6 +189,7 @@ def merge(
         started=started,
         restart=restart,
         verify=verify,
+        memory=memory,
     )[0]
 
 
@@ -195,6 +202,7 @@ def merge_many(
     progress: Progress | None = None,
     restart: bool = False,
     verify: bool = False,
+    memory: int | None = None,
 ) -> list[MergeResult]:
     """Merge as several recipes say, or as one with a `sweep` does, in one run.
 
@@ -209,6 +217,7 @@ def merge_many(
         progress: as for `merge`.
         restart: as for `merge`.
         verify: as for `merge`.
+        memory: as for `merge`.
 
     Returns:
         A result for every model, in the order of the recipes and of the sweep's grid.
@@ -229,6 +238,7 @@ def merge_many(
             started=started,
             restart=restart,
             verify=verify,
+            memory=memory,
         )
         if models
         else []
@@ -247,27 +257,29 @@ def execute(
     started: float | None = None,
     restart: bool = False,
     verify: bool = False,
+    memory: int | None = None,
 ) -> list[MergeResult]:
     """Run plans together; see `merge_many`. `started`: when the clock began (perf_counter)."""
     from ..kernels import open_kernels
 
     started = time.perf_counter() if started is None else started
     check_disk(planned)
-    kernels = open_kernels(device)
+    keep = None if memory is None else _room(planned, memory)
+    bytes_in = bytes_of(job for one in planned for job in one.jobs)
+    kernels = open_kernels(device, small=bytes_in < SMALL)
     destinations = [Destination(one, restart=restart, verify=verify) for one in planned]
     try:
         with ExitStack() as stack:
             for destination in destinations:
                 stack.enter_context(destination)
             with kept(destinations):
-                ran = run(planned, kernels, destinations, progress or Silent())
+                ran = run(planned, kernels, destinations, progress or Silent(), keep)
                 for destination in destinations:
                     destination.commit()
     except BaseException as error:
         _tell_kept(error, destinations)
         raise
     seconds, peak = time.perf_counter() - started, peak_memory()
-    bytes_in = bytes_of(job for one in planned for job in one.jobs)
     return [
         MergeResult(
             path=one.output,
@@ -282,6 +294,21 @@ def execute(
         )
         for one, destination, notes in zip(planned, destinations, ran.notes, strict=True)
     ]
+
+
+def _room(planned: Sequence[Plan], memory: int) -> int:
+    """Bytes that may be kept so that a run stays below so much memory.
+
+    Raises:
+        UsageError: when it cannot, saying how much it needs.
+    """
+    least = max(plan.least_memory for plan in planned)
+    if memory < least:
+        raise UsageError(
+            f"the merge needs up to {least / 1e6:,.0f} MB of memory; {memory / 1e6:,.0f} MB "
+            "were allowed"
+        )
+    return memory - least
 
 
 def _tell_kept(error: BaseException, destinations: Sequence[Destination]) -> None:

@@ -12,14 +12,11 @@ from typing import Any
 from ..checkpoint import Checkpoint, RemappedTensor, Shape, Tensor
 from ..dtypes import DType
 from ..errors import OutputError
-from ..kernels import BLOCK, Divide, cpu_chunk_blocks, cpu_workers
+from ..kernels import Divide, cpu_memory, cpu_workers
 from ..methods import Unit
 from ..recipe import Recipe
 from .folding import FACTOR_BYTES
 from .stamps import Stamp
-
-TORCH_BYTES = 330 * 10**6
-"""Memory of a process that has imported torch and run a first operation, measured."""
 
 KEEP_BYTES = 256 * 2**20
 """Bytes of what was read, all workers together, that are kept for another pass over them."""
@@ -228,13 +225,19 @@ class Plan:
     @property
     def peak_memory(self) -> int:
         """An upper estimate of the resident bytes of a run on the CPU."""
+        read = sum(job.count * job.width for job in self.jobs)
+        return self.least_memory + min(read, KEEP_BYTES)
+
+    @property
+    def least_memory(self) -> int:
+        """The same for a run that keeps nothing of what it has read."""
         vectors = max((len(job.sources) + 1 for job in self.jobs), default=1)
-        chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
         tables = sum(8 * job.count for job in self.jobs if job.stretch)
         factors = FACTOR_BYTES if any(model.adapter for model in self.opened) else 0
-        held = TORCH_BYTES + tables + factors + self._vocabulary_bytes
         square = max((_regression_bytes(job) for job in self.jobs), default=0)
-        return held + KEEP_BYTES + cpu_workers() * (square + chunk * (3 * vectors + 4))
+        held = tables + factors + self._vocabulary_bytes + cpu_workers() * square
+        inner = max((plan.least_memory - cpu_memory(1) for plan in self.nested), default=0)
+        return cpu_memory(vectors) + held + max(inner, 0)
 
     @property
     def _vocabulary_bytes(self) -> int:

@@ -118,10 +118,17 @@ class _Notes:
         return tuple(sorted(found))
 
 
-def run(plans: Sequence[Plan], kernels: Kernels, sinks: Sequence[Sink], progress: Progress) -> Ran:
+def run(
+    plans: Sequence[Plan],
+    kernels: Kernels,
+    sinks: Sequence[Sink],
+    progress: Progress,
+    keep: int | None = None,
+) -> Ran:
     """Combine every tensor that the plans' sinks want, and hand them its bytes.
 
-    Plans that have tensors in common share the reads of them.
+    Plans that have tensors in common share the reads of them. Of what is read, `keep` bytes are
+    kept in memory for another pass; `KEEP_BYTES` by default.
 
     Raises:
         NonFiniteError, CheckpointError, PlanError, OutputError: the first that a job met.
@@ -130,6 +137,8 @@ def run(plans: Sequence[Plan], kernels: Kernels, sinks: Sequence[Sink], progress
     stamps = {path: stamp for plan in plans for path, stamp in plan.inputs.items()}
     with Reader(stamps) as reader, kernels.session():
         running = _Run(plans, kernels, reader, sinks, progress)
+        if keep is not None:
+            running.memory = Memory(keep)
         progress.start(running.bytes_to_go_through(), len(running.wanted))
         running.measure_groups()
         running.merge()
@@ -180,7 +189,7 @@ class _Run:
             (plan, job) for plan in plans for job in plan.jobs if self._sinks[id(plan)].wants(job)
         ]
         self.stop = threading.Event()
-        self._memory = Memory(KEEP_BYTES)
+        self.memory = Memory(KEEP_BYTES)
         self._levels = by_depth(plans)
         self._grouped = [self._grouped_in(level) for level in self._levels]
         self._groups = self._groups_needed()
@@ -308,8 +317,9 @@ class _Run:
         with ExitStack() as stack:
             # What is not finite is told by `Work.checked`, by name.
             stack.enter_context(np.errstate(all="ignore"))
+            stack.enter_context(self.kernels.worker())
             if again:
-                supply.keep = stack.enter_context(self._memory.lent(supply.size, self.stop))
+                supply.keep = stack.enter_context(self.memory.lent(supply.size, self.stop))
             try:
                 self._prepare(nested, supply)
                 works = [

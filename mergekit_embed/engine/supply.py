@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..checkpoint import Tensor
-from ..kernels import Kernels, Raw, Vector
+from ..kernels import Doubles, Kernels, Raw, Vector
 from .hashing import Hashes
 from .nested import MergedTensor
 from .reader import Reader
@@ -34,7 +34,8 @@ class Supply:
     it. What is kept stays at hand from the first time that it is read. Used by one thread.
 
     Attributes:
-        keep: whether what is read is kept.
+        keep: whether there is memory to keep all of them.
+        samples: of what is measured on them, for those who share them.
         hashes: takes in the bytes of tensors that files hold, where these are asked for.
     """
 
@@ -43,7 +44,9 @@ class Supply:
         self._reader, self._kernels = reader, kernels
         self._held: dict[Tensor, _Held] = {}
         self._kept: dict[Tensor, _Held] = {}
+        self._on_device: dict[tuple[Tensor, int, int], Vector] = {}
         self.keep = False
+        self.samples: dict[Hashable, Doubles] = {}
         self.hashes: Hashes | None = None
 
     @property
@@ -65,15 +68,36 @@ class Supply:
         """The same elements where the kernels want them."""
         held = self._holding(tensor, start, stop)
         if held.vector is None:
-            held.vector = self._kernels.load(held.raw, tensor.read_as)
+            held.vector = self._loaded(tensor, held)
         if (held.start, held.stop) == (start, stop):
             return held.vector
         return self._kernels.part(held.vector, start - held.start, stop - held.start)
+
+    def _loaded(self, tensor: Tensor, held: _Held) -> Vector:
+        """The vector of what is held; on a device, what is kept is copied there once."""
+        if not (self.keep and self._kernels.copies):
+            return self._kernels.load(held.raw, tensor.read_as)
+        key = (tensor, held.start, held.stop)
+        if key not in self._on_device:
+            self._on_device[key] = self._kernels.load(held.raw, tensor.read_as)
+        return self._on_device[key]
+
+    def windows(self, tensor: Tensor, number: int, step: int, size: int) -> Vector:
+        """Elements from all over a tensor: `size` of every `step`, so many times, as one vector."""
+        if self.keep:
+            width = step * tensor.read_as.itemsize
+            raw = self.raw(tensor, 0, tensor.count)[: number * width].reshape(number, width)
+            chosen = raw[:, : size * tensor.read_as.itemsize].reshape(-1)
+        else:
+            starts = range(0, number * step, step)
+            chosen = np.concatenate([self._reader.read(tensor, s, s + size) for s in starts])
+        return self._kernels.load(chosen, tensor.read_as)
 
     def clear(self) -> None:
         """Let go of what is held and kept."""
         self._held.clear()
         self._kept.clear()
+        self._on_device.clear()
 
     def _holding(self, tensor: Tensor, start: int, stop: int) -> _Held:
         held = self._held.get(tensor)

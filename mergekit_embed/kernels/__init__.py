@@ -16,17 +16,20 @@ one exception is `regress`, whose matrix products are the library's: see there.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import DType
+from ..errors import UsageError
 
 BLOCK = 65536
 """Elements of a block of a long sum; chunks of a tensor begin at multiples of it."""
@@ -39,6 +42,8 @@ CPU_LIVE_BLOCKS = 64
 
 NEARLY_ONE = 2.0**-44
 """Coefficients whose sum is this close to 1 were meant to sum to 1."""
+
+BACKENDS = ("auto", "numba", "torch")
 
 DIGIT_BITS = 16
 """Bits of a magnitude that one histogram tells apart."""
@@ -198,8 +203,14 @@ class Kernels(Protocol):
     workers: int
     """How many threads may call the backend at the same time with profit."""
 
+    copies: bool
+    """Whether `load` copies to a device, so that vectors are worth keeping beside their bytes."""
+
     def session(self) -> AbstractContextManager[None]:
         """Settings of the library underneath that hold while jobs run, and are then undone."""
+
+    def worker(self) -> AbstractContextManager[None]:
+        """The same for what one thread does with a tensor."""
 
     def chunk_blocks(self, vectors: int) -> int:
         """How many blocks of how many vectors are worth handling at once."""
@@ -254,10 +265,15 @@ class Kernels(Protocol):
         vectors: Sequence[Vector],
         origin: Vector,
         measure: Measure,
-        prefix: int,
-        shift: int,
-    ) -> Doubles:
-        """The measures whose bit patterns, shifted right by `shift`, equal `prefix`."""
+        low: float,
+        high: float,
+    ) -> tuple[Doubles, int]:
+        """The measures in [low, high], and how many are larger."""
+
+    def tally(
+        self, vectors: Sequence[Vector], origin: Vector, measure: Measure, limits: Doubles
+    ) -> NDArray[np.int64]:
+        """How many measures are at least each of the limits."""
 
     def kept_sums(
         self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep]
@@ -351,6 +367,22 @@ def cpu_chunk_blocks(vectors: int) -> int:
     return max(1, min(CPU_BLOCKS, CPU_LIVE_BLOCKS // max(vectors, 1)))
 
 
+def cpu_memory(vectors: int) -> int:
+    """Resident bytes of a run on the CPU, measured with room to spare: libraries and chunks.
+
+    Torch makes float64 copies of chunks, with differences and products; Numba works on pieces.
+    """
+    if has_numba():
+        return 180 * 10**6 + cpu_workers() * 16 * BLOCK * (vectors + 2)
+    chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
+    return 330 * 10**6 + cpu_workers() * chunk * (3 * vectors + 4)
+
+
+def has_numba() -> bool:
+    """Whether Numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
 def cpu_workers() -> int:
     """`Kernels.workers` on a CPU: one for every core that this process may use, up to 8."""
     if hasattr(os, "sched_getaffinity"):
@@ -358,12 +390,39 @@ def cpu_workers() -> int:
     return max(1, min(os.cpu_count() or 1, 8))
 
 
-def open_kernels(device: str = "auto") -> Kernels:
+def open_kernels(device: str = "auto", backend: str = "auto", *, small: bool = False) -> Kernels:
     """The backend for a device: "auto" (a CUDA device when there is one), "cpu", "cuda", "cuda:1".
 
+    On a CPU that is Numba where it is installed, else torch. `backend` asks for one by name:
+    "numba" or "torch". For something `small` Numba is not taken before its kernels are compiled.
+
     Raises:
-        UsageError: when there is no such device.
+        UsageError: when there is no such device or backend, or they do not go together.
     """
+    if backend not in BACKENDS:
+        raise UsageError(f"{backend!r} is no backend; use {', '.join(BACKENDS)}")
+    if backend == "numba" and device not in {"auto", "cpu"}:
+        raise UsageError(f"numba computes on the CPU; {device!r} needs the torch backend")
+    device = "cpu" if backend == "numba" else device
+    if backend == "numba" and not has_numba():
+        raise UsageError("numba is not there; run `pip install 'mergekit_embed[fast]'`")
+    if device in {"auto", "cpu"} and backend != "torch" and has_numba():
+        from .compilation import is_compiled
+
+        ready = backend == "numba" or not small or is_compiled()
+        if ready and (device == "cpu" or not _has_cuda()):
+            from .numba_backend import NumbaKernels
+
+            return NumbaKernels()
     from .torch_backend import TorchKernels, choose_device
 
     return TorchKernels(choose_device(device))
+
+
+def _has_cuda() -> bool:
+    """Whether there is a CUDA device. Torch takes a second to say, so only where it may be."""
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -39,6 +39,9 @@ TORCH_TYPES = {
     DType.BF16: torch.bfloat16,
 }
 
+CUDA_STREAMS = 4
+"""Threads that feed a CUDA device, each with a stream."""
+
 CUDA_BLOCKS = 256
 """Most blocks of one vector handled at once on a CUDA device: 128 MB of float64."""
 
@@ -68,7 +71,8 @@ class TorchKernels:
     def __init__(self, device: torch.device):
         self.device = device
         self.name = f"torch on {device}"
-        self.workers = 1 if device.type == "cuda" else cpu_workers()
+        self.copies = device.type == "cuda"
+        self.workers = min(CUDA_STREAMS, cpu_workers()) if self.copies else cpu_workers()
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -80,19 +84,33 @@ class TorchKernels:
         finally:
             torch.set_num_threads(threads)
 
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        """See `Kernels.worker`: a stream of its own, so that one copies while another computes."""
+        if not self.copies:
+            yield
+            return
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            yield
+            stream.synchronize()
+
     def chunk_blocks(self, vectors: int) -> int:
         """See `Kernels.chunk_blocks`."""
         if self.device.type != "cuda":
             return cpu_chunk_blocks(vectors)
         free, _ = torch.cuda.mem_get_info(self.device)
         one = 8 * BLOCK * (3 * vectors + 4)  # with the differences and products of each vector
-        return max(1, min(CUDA_BLOCKS, free // 2 // one))
+        return max(1, min(CUDA_BLOCKS, free // 2 // (one * self.workers)))
 
     def load(self, raw: Raw, dtype: DType) -> Tensor:
         """See `Kernels.load`."""
         # Torch has no unsigned wide types to view through, and NumPy no bfloat16.
         stored = torch.from_numpy(raw).view(TORCH_TYPES[dtype])
-        return stored.to(self.device)
+        if not self.copies:
+            return stored
+        # From pinned memory, which torch keeps for the next copy, the device fetches by itself.
+        return stored.pin_memory().to(self.device, non_blocking=True)
 
     def part(self, vector: Tensor, start: int, stop: int) -> Tensor:
         """See `Kernels.part`."""
@@ -181,13 +199,22 @@ class TorchKernels:
         vectors: Sequence[Tensor],
         origin: Tensor,
         measure: Measure,
-        prefix: int,
-        shift: int,
-    ) -> Doubles:
+        low: float,
+        high: float,
+    ) -> tuple[Doubles, int]:
         """See `Kernels.measured`."""
+        least, most = np.array([low, high]).view(np.int64).tolist()
         bits = measure_of(vectors, origin, measure).view(torch.int64)
-        chosen: Doubles = bits[bits >> shift == prefix].view(torch.float64).cpu().numpy()
-        return chosen
+        chosen = bits[(bits >= least) & (bits <= most)].view(torch.float64)
+        return chosen.cpu().numpy(), int((bits > most).sum())
+
+    def tally(
+        self, vectors: Sequence[Tensor], origin: Tensor, measure: Measure, limits: Doubles
+    ) -> NDArray[np.int64]:
+        """See `Kernels.tally`."""
+        bits = measure_of(vectors, origin, measure).view(torch.int64)
+        least = np.ascontiguousarray(limits).view(np.int64).tolist()
+        return np.array([int((bits >= limit).sum()) for limit in least], dtype=np.int64)
 
     def kept_sums(
         self, vectors: Sequence[Tensor], origin: Tensor, keeps: Sequence[Keep]
@@ -320,7 +347,10 @@ class TorchKernels:
             merged[: divide.count] /= divisor
         stored = _rounded(merged, TORCH_TYPES[dtype])
         finite = finite and bool(stored.isfinite().all())
-        return Output(stored.cpu().view(torch.uint8).numpy(), finite)
+        if self.copies:
+            pinned = torch.empty(stored.shape, dtype=stored.dtype, pin_memory=True)
+            stored = pinned.copy_(stored)
+        return Output(stored.view(torch.uint8).numpy(), finite)
 
 
 def _rounded(merged: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,144 @@
+"""Stored elements as pieces of float64 and back: what the compiled kernels are made of.
+
+A kernel is given addresses of stored elements and their kinds, widens a piece of each vector that
+fits in the first cache, computes in float64, and rounds the piece to the stored type once. So there
+is one compiled kernel for all stored types and any number of vectors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..dtypes import DType
+from ..process import is_ours
+
+PIECE = 512
+"""Elements of a piece."""
+
+F64, F32, F16, BF16 = 0, 1, 2, 3
+KINDS = {DType.F64: F64, DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
+
+MAGNITUDE = np.uint64(0x7FFFFFFFFFFFFFFF)
+INFINITE = np.uint64(0x7FF0000000000000)
+OVERFLOW = 2.0**128 - 2.0**103
+"""The least number that float32 rounds to infinity: half a step above its largest."""
+
+ONE, ZERO = np.uint64(1), np.uint64(0)
+
+
+def _load_without_scipy() -> None:
+    """Numba asks SciPy for a BLAS with its first function, for longer than a small merge takes.
+
+    No kernel wants one. Other compiled functions of this process could then not multiply matrices.
+    """
+    if "scipy.linalg" in sys.modules:
+        return
+    sys.modules["scipy.linalg"] = None  # what Python takes for a module that is not there
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules["scipy.linalg"]
+
+
+if is_ours():
+    _load_without_scipy()
+
+compiled = njit(nogil=True, cache=True, error_model="numpy")
+"""IEEE arithmetic as written: no reassociation, no fused operations."""
+
+
+@intrinsic
+def _pointer(typing: Any, address: Any) -> Any:
+    """An address as a pointer that `carray` takes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> ir.Value:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+@compiled
+def widen(kind, address, start, count, out):
+    """Write elements `start` to `start + count` to `out` as float64, exactly."""
+    if kind == BF16:
+        brains = carray(_pointer(address + 2 * start), (count,), np.uint16)
+        for i in range(count):
+            bits = np.uint32(np.uint32(brains[i]) << np.uint32(16))
+            out[i] = np.float64(bits.view(np.float32))
+    elif kind == F32:
+        singles = carray(_pointer(address + 4 * start), (count,), np.float32)
+        for i in range(count):
+            out[i] = np.float64(singles[i])
+    elif kind == F64:
+        doubles = carray(_pointer(address + 8 * start), (count,), np.float64)
+        for i in range(count):
+            out[i] = doubles[i]
+    else:
+        halves = carray(_pointer(address + 2 * start), (count,), np.uint16)
+        for i in range(count):
+            half = np.uint32(halves[i])
+            shifted = np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13))
+            # The exponent moved by 112 makes subnormal halves right as well.
+            value = np.float64(shifted.view(np.float32)) * 2.0**112
+            if (half & np.uint32(0x7C00)) == np.uint32(0x7C00):
+                special = np.uint32(shifted | np.uint32(0x7F800000))
+                value = np.float64(special.view(np.float32))
+            out[i] = -value if half & np.uint32(0x8000) else value
+
+
+@compiled
+def narrow(kind, values, count, address, start):
+    """Store float64 from element `start` on, rounded once to nearest even; True: all are finite."""
+    if kind == BF16:
+        return _narrow_to_16(values, count, address + 2 * start, 45, 896, 7, 2.0**-126, 2.0**133)
+    if kind == F16:
+        return _narrow_to_16(values, count, address + 2 * start, 42, 1008, 10, 2.0**-14, 2.0**24)
+    bad = ZERO
+    bits = values.view(np.uint64)
+    if kind == F32:
+        singles = carray(_pointer(address + 4 * start), (count,), np.float32)
+        for i in range(count):
+            singles[i] = np.float32(values[i])
+            # All that is rounded to infinity, and what is none of the numbers.
+            bad |= ZERO if abs(values[i]) < OVERFLOW else ONE
+        return bad == ZERO
+    doubles = carray(_pointer(address + 8 * start), (count,), np.float64)
+    for i in range(count):
+        doubles[i] = values[i]
+        bad |= ONE if (bits[i] & MAGNITUDE) >= INFINITE else ZERO
+    return bad == ZERO
+
+
+@compiled
+def _narrow_to_16(values, count, address, cut, bias, mantissa, normal, unit):
+    """Round to a 16-bit type: `cut` bits of a float64 fall away, its exponent loses `bias`.
+
+    Below `normal` numbers are multiples of `1 / unit`.
+    """
+    out = carray(_pointer(address), (count,), np.uint16)
+    bits = values.view(np.uint64)
+    cut, mantissa = np.uint64(cut), np.uint64(mantissa)
+    half = (ONE << (cut - ONE)) - ONE
+    moved = np.uint64(bias) << mantissa
+    infinite = ((np.uint64(0x7FF) - np.uint64(2 * bias)) << mantissa) & np.uint64(0x7FFF)
+    whole = np.float64(2.0**52)
+    bad = ZERO
+    for i in range(count):
+        magnitude = bits[i] & MAGNITUDE
+        sign = (bits[i] >> np.uint64(63)) << np.uint64(15)
+        stored = ((magnitude + half + ((magnitude >> cut) & ONE)) >> cut) - moved
+        # Adding 2^52 rounds to a whole number, to nearest even, in the last bits.
+        steps = np.float64(abs(values[i]) * unit + whole).view(np.uint64) & np.uint64(0xFFFF)
+        stored = steps if abs(values[i]) < normal else min(stored, infinite)
+        stored = (infinite | ONE << (mantissa - ONE)) if magnitude > INFINITE else stored
+        bad |= ONE if stored >= infinite else ZERO
+        out[i] = np.uint16(stored | sign)
+    return bad == ZERO
