@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers import Ran, boom_merge, changed_tensors, files, listed, siblings, write_recipe
+from helpers import (
+    MANIFEST,
+    Ran,
+    boom_merge,
+    changed_tensors,
+    files,
+    listed,
+    siblings,
+    write_recipe,
+)
 from tiny_models import embed, read_tensors
 
 import mergekit_embed
@@ -208,7 +217,8 @@ def test_json_tells_what_was_done() -> None:
     assert done["recipe"] == "recipe.yaml"
     assert done["output"] == "out"
     assert done["members"] == 2
-    assert done["bytes_written"] == sum(map(len, files(Path("out")).values()))
+    manifest = Path("out", MANIFEST).stat().st_size
+    assert done["bytes_written"] == sum(map(len, files(Path("out")).values())) + manifest
     assert done["bytes_read"] >= done["bytes_in"] > 200_000
     assert done["peak_memory"] > 10**7
     assert done["notes"] == []

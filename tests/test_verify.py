@@ -40,6 +40,9 @@ pytestmark = pytest.mark.usefixtures("among_models")
 
 OUT = Path("out")
 
+COPIED = {"embeddings.position_ids"}
+"""Copied from one model and compared with nobody's, so read of one model only."""
+
 
 def boom_verify(*arguments: str | Path) -> Ran:
     result = CliRunner().invoke(boom, ["verify", *map(str, arguments)])
@@ -118,8 +121,7 @@ def test_every_input_tensor_has_its_hash(method: str) -> None:
             for name, digest in known["tensors"].items():
                 assert digest == digest_of(raw(path, name))
         count = sum(len(known["tensors"]) for known in one["files"].values())
-        copied = 1  # position_ids are copied from the shell and compared with nobody's
-        assert count >= len(read_tensors(Path("m1"))) - copied
+        assert count >= len(read_tensors(Path("m1"))) - len(COPIED)
 
 
 def test_the_manifest_names_no_place_of_this_machine(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_models_of_the_same_name_are_told_apart_by_their_order() -> None:
     told = merged("run1/final", "run2/final")
     assert [one["model"] for one in told["inputs"]] == ["final", "final"]
     first, second = (one["files"][WEIGHTS]["tensors"] for one in told["inputs"])
-    assert first.keys() == second.keys()
+    assert first.keys() - COPIED == second.keys()
     assert first != second
 
 
@@ -156,7 +158,7 @@ def test_what_is_not_read_as_it_is_stored_has_no_hash() -> None:
         {name for known in one["files"].values() for name in known["tensors"]}
         for one in told["inputs"]
     )
-    assert folded < plain
+    assert folded - COPIED < plain
     assert not added
 
 
@@ -209,9 +211,8 @@ def test_a_merged_model_is_whole() -> None:
         (OUT / name).write_text("added later, as one does")
     ran = boom_verify(OUT)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == "out is as it was merged: 42 tensors, 15 other files\n".replace(
-        "15", str(len(json.loads((OUT / MANIFEST).read_text())["files"]) - weights())
-    )
+    others = len(files(OUT)) - 3 - len(list(OUT.rglob("*.safetensors")))
+    assert ran.out == f"out is as it was merged: 42 tensors, {others} other files\n"
     told = json.loads(boom_verify(OUT, "--json").out)
     assert (told["status"], told["tensors"], told["samples"], told["faults"]) == (
         "whole",
@@ -220,10 +221,6 @@ def test_a_merged_model_is_whole() -> None:
         [],
     )
     assert mergekit_embed.verify(OUT).is_whole
-
-
-def weights() -> int:
-    return len(list(OUT.rglob("*.safetensors")))
 
 
 @contextmanager
@@ -353,23 +350,30 @@ def test_a_model_without_a_manifest_cannot_be_verified() -> None:
     assert ran.err.startswith("error: m1: holds no merge_manifest.json")
 
 
+RIGHT = {"format": 1, "hash": "xxh3_128", "recipe": "x", "files": {}, "tensors": {}}
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "nonsense",
-        "[]",
-        "{}",
-        '{"format": 2, "hash": "xxh3_128"}',
-        '{"format": 1, "hash": "md5"}',
-        '{"format": 1, "hash": "xxh3_128", "recipe": "x", "files": [], "tensors": {}}',
-        '{"format": 1, "hash": "xxh3_128", "recipe": "x", "files": {"a": 1}, "tensors": {}}',
-        '{"format": 1, "hash": "xxh3_128", "recipe": "x", "files": {"../m1": {}}, "tensors": {}}',
-        '{"format": 1, "hash": "xxh3_128", "recipe": "x", "files": {"/etc": {}}, "tensors": {}}',
+        [],
+        {},
+        {**RIGHT, "format": 2},
+        {**RIGHT, "hash": "md5"},
+        {**RIGHT, "recipe": 1},
+        {**RIGHT, "files": []},
+        {**RIGHT, "files": {"a": 1}},
+        {**RIGHT, "files": {"a": {}}},
+        {**RIGHT, "files": {"../m1": {"size": 1}}},
+        {**RIGHT, "files": {"/etc": {"size": 1}}},
+        {**RIGHT, "tensors": {"a": []}},
     ],
 )
-def test_a_broken_manifest_is_refused(content: str) -> None:
+def test_a_broken_manifest_is_refused(content: Any) -> None:
     merged()
-    (OUT / MANIFEST).write_text(content)
+    told = content if isinstance(content, str) else json.dumps(content)
+    (OUT / MANIFEST).write_text(told)
     ran = boom_verify(OUT)
     assert ran.code == 1
     assert ran.err.startswith("error: out/merge_manifest.json: ")
@@ -400,7 +404,7 @@ def test_parts_of_stretched_divided_nested_and_narrow_tensors_are_found_too() ->
         "m1",
         "inner.yaml",
         out_dtype="bfloat16",
-        post=[{"temp_scale": {"temperature": 0.5}}, {"extend_positions": {"positions": 128}}],
+        post=[{"temp_scale": 0.5}, {"extend_positions": 128}],
     )
     found = mergekit_embed.verify(OUT, "recipe.yaml", samples=200, seed=2)
     assert found.faults == ()

@@ -112,9 +112,13 @@ def _read(root: Path) -> _Manifest:
         raise CheckpointError(path, "is of another version of mergekit_embed")
     found = _Manifest(*(content.get(key) for key in ("recipe", "files", "tensors")))  # type: ignore[arg-type]
     tables = (found.files, found.tensors)
-    if not isinstance(found.recipe, str) or not all(
-        isinstance(table, dict) and all(isinstance(entry, dict) for entry in table.values())
-        for table in tables
+    if (
+        not isinstance(found.recipe, str)
+        or not all(
+            isinstance(table, dict) and all(isinstance(entry, dict) for entry in table.values())
+            for table in tables
+        )
+        or not all(isinstance(entry.get("size"), int) for entry in found.files.values())
     ):
         raise CheckpointError(path, "is not a manifest: `recipe`, `files` or `tensors` is wrong")
     for name in found.files:
