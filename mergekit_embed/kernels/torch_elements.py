@@ -30,13 +30,16 @@ def halved(terms: Tensor) -> Tensor:
 
 
 def measure_of(vectors: Sequence[Tensor], origin: Tensor, measure: Measure) -> Tensor:
-    """The measure of every element, float64 (n,), never negative."""
+    """The measure of every element, float64 (n,), never negative: what is no number is the largest.
+
+    Without the sign that a difference of infinities has, its bit pattern is above all others.
+    """
     base = origin.double()
     if isinstance(measure, Magnitude):
         return (vectors[measure.member].double() - base).abs_()
     if isinstance(measure, Importance):
-        return _importance(vectors[0].double(), base, measure.row)
-    return _variance([vector.double() for vector in vectors])
+        return _importance(vectors[0].double(), base, measure.row).abs_()
+    return _variance([vector.double() for vector in vectors]).abs_()
 
 
 def _variance(members: Sequence[Tensor]) -> Tensor:
@@ -107,8 +110,12 @@ def _shifted(bits: Tensor, by: int) -> Tensor:
 
 
 def _ranked_chance(delta: Tensor, keep: RankedDraw) -> Tensor:
-    """The probability of each element by the rank of its magnitude in its row."""
+    """The probability of each element by the rank of its magnitude in its row.
+
+    What is no number has no rank of its own, and takes that of infinity.
+    """
     size = delta.abs_().reshape(-1, keep.row)
+    size = torch.where(size.isnan(), torch.inf, size)
     ordered = size.sort(dim=1).values
     below = torch.searchsorted(ordered, size.contiguous(), right=False)
     to = torch.searchsorted(ordered, size.contiguous(), right=True)
