@@ -45,7 +45,8 @@ def set_limits(
         if workers is not None:
             monkeypatch.setattr(f"{module}.cpu_workers", lambda: workers)
         if blocks is not None:
-            monkeypatch.setattr(f"{module}.cpu_chunk_blocks", lambda vectors: blocks)
+            name = f"{module}.{backend.title()}Kernels.chunk_blocks"
+            monkeypatch.setattr(name, lambda kernels, vectors: blocks)
     if keep is not None:
         monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
 
