@@ -150,9 +150,9 @@ def drawn(random: Random, kind: str, count: int, members: int) -> Drawn:
 
 
 def some(kind: str, count: int) -> list[tuple[Drawn, Random]]:
-    """Cases of a kind: one for every number of members up to 6, or for two of long vectors."""
+    """Cases of a kind: one for every number of members up to 6, or one of long vectors."""
     random = np.random.default_rng([VALUES.index(kind), count])
-    few = range(1, 7) if count < 1000 else random.choice(range(1, 7), 2, False)
+    few = range(1, 7) if count < 1000 else random.choice(range(1, 7), 1)
     return [(drawn(random, kind, count, int(members)), random) for members in few]
 
 
@@ -362,7 +362,7 @@ def combine_of(members: int, random: Random) -> Combine:
         vote=bool(random.integers(2)),
         mean=bool(random.integers(2)),
         normalize=bool(random.integers(2)),
-        factors=random.choice([1.0, 2.5, 1 / 3], size=members),
+        factors=random.choice([1.0, 2.5, 1 / 3, np.inf], size=members, p=[0.4, 0.3, 0.25, 0.05]),
         lone_factors=lone,
         weight=random.choice([1.0, 0.3, -0.7, 0.0, 2.0], size=members),
         scale=float(random.choice([1.0, 0.4, -1.0])),

@@ -129,12 +129,13 @@ def combined(deltas: Sequence[Tensor], masks: Tensor, how: Combine) -> Tensor:
     lone = masks.sum(dim=0) == 1 if how.lone_factors is not None else None
     terms = []
     for index, (delta, mask) in enumerate(zip(deltas, masks, strict=True)):
-        kept = torch.where(mask, delta, 0.0)
+        term = delta
         if how.factors[index] != 1.0:
-            kept = kept * float(how.factors[index])
+            term = term * float(how.factors[index])
         if lone is not None and how.lone_factors is not None:
-            kept = torch.where(lone, kept * float(how.lone_factors[index]), kept)
-        terms.append(kept * float(how.weight[index]))
+            term = torch.where(lone, term * float(how.lone_factors[index]), term)
+        # At last, since a factor may be infinite: what is not kept stays away from it.
+        terms.append(torch.where(mask, term * float(how.weight[index]), 0.0))
     counts = masks
     if how.vote:
         election = terms[0].clone()
