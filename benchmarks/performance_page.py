@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,14 +51,15 @@ def section(shape: str, found: Mapping[str, Any]) -> str:
         if "failed" in one
     ]
     parts = [
-        f"### {TITLES[shape]}: models of {about['model_bytes'] / 1e9:.2f} GB",
+        f"### {TITLES[shape]}: models of {about['model_bytes'] / 1e9:.2f} GB in {about['files']} "
+        "files",
         circumstances(about),
-        "Seconds of the whole process; in brackets, how many times ours.",
+        "Seconds of the whole process; in brackets, a peer's as a multiple of ours.",
         time_table(warm),
         "Peak of memory that no file backs, in MB; in brackets, of all resident memory, mapped "
         "files with it.",
         memory_table(warm),
-        "Ours, in detail, in seconds; `read` in MB.",
+        "Ours, in detail: seconds, and MB for `read` and `from disk`.",
         detail_table(warm, cold),
         *("\n".join(failed) for _ in failed[:1]),
     ]
@@ -67,16 +69,18 @@ def section(shape: str, found: Mapping[str, Any]) -> str:
 def circumstances(about: Mapping[str, Any]) -> str:
     """What the figures were taken on, and how often."""
     machine = about["machine"]
-    peers = [
-        ", ".join(f"{name} {version}" for name, version in about["versions"][tool].items())
-        for tool in about["versions"]
-    ]
-    named = zip(about["versions"], peers, strict=True)
+    versions: dict[str, list[str]] = {}
+    for installed in about["versions"].values():
+        for name, version in installed.items():
+            if version not in versions.setdefault(name, []):
+                versions[name].append(version)
+    named = ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
-        f"{machine['file_system']}, Linux {machine['kernel']}, Python {machine['python']}. "
+        f"{machine['file_system']}, Linux {machine['kernel']}, Python {machine['python']}; "
+        f"{named}. Load average before it began: {machine['load']}. "
         f"Medians; runs of ours and of the floors: {about['runs']}, of each peer: "
-        f"{about['peer_runs']}. " + " ".join(f"{tool}: {found}." for tool, found in named)
+        f"{about['peer_runs']}."
     )
 
 
@@ -90,6 +94,11 @@ def methods(found: Medians) -> list[str]:
     return [what for tool, what in found if tool == OURS]
 
 
+def tools_of(found: Medians) -> list[str]:
+    """The tools that ran, ours first."""
+    return [tool for tool in COLOURS if any(tool == one for one, _ in found)]
+
+
 def floor(found: Medians, method: str) -> float:
     """Seconds to read what the method reads and to copy one member, one after the other."""
     return found[FLOOR, read_floor(method)]["wall_s"] + found[FLOOR, COPY]["wall_s"]
@@ -97,7 +106,7 @@ def floor(found: Medians, method: str) -> float:
 
 def time_table(found: Medians) -> str:
     """Wall seconds of every tool beside the floor."""
-    tools = [tool for tool in (OURS, *PEERS) if any(tool == one for one, _ in found)]
+    tools = tools_of(found)
     rows = []
     for method in methods(found):
         mine = found[OURS, method]["wall_s"]
@@ -112,7 +121,7 @@ def _times(found: Mapping[str, float] | None, mine: float) -> str:
 
 def memory_table(found: Medians) -> str:
     """Peak memory of every tool."""
-    tools = [tool for tool in (OURS, *PEERS) if any(tool == one for one, _ in found)]
+    tools = tools_of(found)
     rows = []
     for method in methods(found):
         taken = [found.get((tool, method)) for tool in tools]
@@ -129,7 +138,7 @@ def detail_table(warm: Medians, cold: Medians) -> str:
     heads = ["method", "whole", "start, plan", "run", "processor", "read"]
     heads += ["floor: read", "floor: copy", "floor: copy, synced"]
     if cold:
-        heads += ["cold: whole", "cold: `cat`", "cold: O_DIRECT"]
+        heads += ["cold: whole", "cold: from disk", "cold: `cat`", "cold: O_DIRECT"]
     rows = []
     for method in methods(warm):
         mine = warm[OURS, method]
@@ -144,8 +153,9 @@ def detail_table(warm: Medians, cold: Medians) -> str:
             *(_wall(warm, FLOOR, name) for name in (read, COPY, COPY_SYNCED)),
         ]
         if cold:
-            names = ((OURS, method), (FLOOR, read), (FLOOR, read + DIRECTLY))
-            cells += [_wall(cold, *name) for name in names]
+            taken = cold[OURS, method]
+            cells += [f"{taken['wall_s']:.2f}", f"{taken['disk_read_mb']:.0f}"]
+            cells += [_wall(cold, FLOOR, name) for name in (read, read + DIRECTLY)]
         rows.append(cells)
     return markdown(heads, rows)
 
@@ -174,13 +184,18 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
     warm = medians(found["warm"])
     names = methods(warm)
-    figure, (left, right) = pyplot.subplots(1, 2, sharey=True, figsize=(10, 1 + 0.55 * len(names)))
+    figure, (left, right) = pyplot.subplots(
+        1, 2, sharey=True, figsize=(10, 1.5 + 0.55 * len(names))
+    )
     _bars(left, warm, lambda one: one["wall_s"], "{:.1f}")
     _bars(right, warm, lambda one: one["peak_anonymous_mb"], "{:.0f}")
     for place, method in enumerate(names):
         label = "floor: read, copy" if place == 0 else None
         seconds = floor(warm, method)
         left.plot([seconds] * 2, [place - 0.42, place + 0.42], color=INK, linewidth=2, label=label)
+    for axes in (left, right):  # whole decades, so that the bars of two pictures compare
+        axes.set_xlim(left=10.0 ** math.floor(math.log10(axes.dataLim.minposx)))
+        axes.minorticks_off()
     left.set_title("seconds, whole process", color=INK)
     right.set_title("MB that no file backs, peak", color=INK)
     left.set_yticks(range(len(names)), names)
@@ -189,7 +204,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     figure.legend(
         handles, labels, loc="lower center", ncols=len(labels), frameon=False, labelcolor=INK
     )
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1))
     figure.savefig(path, transparent=True, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -198,7 +213,7 @@ def _bars(
     axes: Axes, found: Medians, value: Callable[[Mapping[str, float]], float], shown: str
 ) -> None:
     """One bar for each tool of a method, with its value."""
-    tools = [tool for tool in COLOURS if any(tool == one for one, _ in found)]
+    tools = tools_of(found)
     height = 0.8 / len(tools)
     for place, method in enumerate(methods(found)):
         for number, tool in enumerate(tools):
@@ -206,7 +221,7 @@ def _bars(
                 continue
             width = value(found[tool, method])
             y = place + (number - (len(tools) - 1) / 2) * height
-            label = tool if place == 0 else None
+            label = tool if tool not in axes.get_legend_handles_labels()[1] else None
             axes.barh(y, width, 0.9 * height, color=COLOURS[tool], label=label)
             axes.annotate(
                 shown.format(width),
@@ -218,6 +233,7 @@ def _bars(
                 color=INK,
             )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.12)
     axes.tick_params(colors=INK, which="both")
     for side, spine in axes.spines.items():

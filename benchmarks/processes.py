@@ -161,7 +161,7 @@ def versions(python: str) -> dict[str, str]:
 
 
 def machine(folder: Path) -> dict[str, str | int | float]:
-    """Processor, memory, kernel, Python, and the file system of `folder`."""
+    """Processor, memory, kernel, file system of `folder`, Python, and the load average now."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
@@ -170,6 +170,7 @@ def machine(folder: Path) -> dict[str, str | int | float]:
         "kernel": platform.release(),
         "file_system": _file_system(folder),
         "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

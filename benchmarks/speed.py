@@ -136,9 +136,9 @@ def measure(options: argparse.Namespace, data: Path, shape: str) -> dict[str, An
     print(f"{shape}: models of {QWEN3[shape].nbytes() / 1e9:.2f} GB in {data / shape}")
     with tempfile.TemporaryDirectory(dir=data, prefix="run-") as scratch:
         race = race_of(options, data, shape, Path(scratch))
+        found: dict[str, Any] = {"about": about(race, QWEN3[shape], data)}
         if not options.tiny:
             warm_up(race, qwen3_models(data / "tiny", QWEN3["tiny"]))
-        found: dict[str, Any] = {"about": about(race, QWEN3[shape], data)}
         found["warm"] = run_all(race, cold=False)
         if options.cold:
             print("inputs out of the page cache:")
@@ -205,9 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_docs(json.loads(options.results.read_text()), DOCS)
 
 
-def write_results(path: Path, found: Mapping[str, Any]) -> None:
+def write_results(path: Path, found: dict[str, Any]) -> None:
     """Put the results of a shape in the file, in place of older ones of that shape."""
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    before: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(before | found, indent=1) + "\n")
 
