@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,10 +114,9 @@ class NumbaKernels:
         """See `Kernels.session`."""
         return self._beside.session()
 
-    @contextmanager
-    def worker(self) -> Iterator[None]:
+    def worker(self) -> AbstractContextManager[None]:
         """See `Kernels.worker`."""
-        yield
+        return nullcontext()
 
     def chunk_blocks(self, vectors: int) -> int:
         """See `Kernels.chunk_blocks`: what lies in the second cache as it was read."""
