@@ -29,7 +29,11 @@ BACKENDS = ("numba", "torch")
 def set_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """Merges compute with this backend on the CPU, whatever device they ask for."""
     opened = kernels.open_kernels
-    monkeypatch.setattr(kernels, "open_kernels", lambda device="cpu": opened("cpu", backend))
+
+    def open_one(device: str = "cpu", *, small: bool = False) -> kernels.Kernels:
+        return opened("cpu", backend)
+
+    monkeypatch.setattr(kernels, "open_kernels", open_one)
 
 
 def set_limits(
