@@ -11,12 +11,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
     from .engine import MergeResult, Plan, merge, merge_many, plan, plan_many
     from .engine.adapter_plan import AdapterPlan, plan_adapter
     from .engine.adapters import AdapterResult, merge_adapters
     from .engine.extract import Extracted, extract_lora
+    from .engine.verify import Verified, verify
     from .errors import (
         ChangedError,
         CheckpointError,
@@ -33,14 +36,14 @@ if TYPE_CHECKING:
     from .recipe import Recipe, load, load_all
     from .statistics import Collected, collect_statistics
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "Checkpoint": "checkpoint",
     "open_checkpoint": "checkpoint",
     "AdapterPlan": "engine.adapter_plan",
     "AdapterResult": "engine.adapters",
     "merge_adapters": "engine.adapters",
+    "Verified": "engine.verify",
+    "verify": "engine.verify",
     "plan_adapter": "engine.adapter_plan",
     "Extracted": "engine.extract",
     "extract_lora": "engine.extract",
@@ -88,6 +91,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "UsageError",
+    "Verified",
+    "__version__",
     "collect_statistics",
     "extract_lora",
     "load",
@@ -99,6 +104,7 @@ __all__ = [
     "plan",
     "plan_adapter",
     "plan_many",
+    "verify",
 ]
 
 

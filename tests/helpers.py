@@ -123,9 +123,15 @@ def boom_merge(*arguments: str | Path) -> Ran:
     return Ran(result.exit_code, result.stdout, result.stderr)
 
 
+MANIFEST = "merge_manifest.json"
+
+
 def files(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file of a folder, by its path in it; empty when there is no folder."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """The bytes of every file of a folder, by its path in it; empty when there is no folder.
+
+    But for manifests: models of the same bytes differ in these when they were made otherwise.
+    """
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 

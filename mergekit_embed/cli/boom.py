@@ -9,7 +9,7 @@ import rich_click as click
 from .. import __version__
 from .console import run
 
-COMMANDS = ("merge", "extract-lora", "stats", "compile", "schema")
+COMMANDS = ("merge", "extract-lora", "stats", "verify", "compile", "schema")
 """Every command, in the order of a user's way; its module has the same name, with `_` for `-`."""
 
 

@@ -29,6 +29,7 @@ from .fingerprint import difference, fingerprint
 from .hashing import Hash
 from .inputs import leaves
 from .journal import Entry, Fingerprint, Journal, read_journal
+from .manifest import MANIFEST, manifest
 from .plan import Job, Plan, check_space, nearest_folder
 from .run import Learned
 from .staging import JOURNAL, Staging, check_place, left_behind, sync, write_json
@@ -64,6 +65,7 @@ NOT_SHELL = {
     "checkpoints",
     "coreml",
     "eval",
+    MANIFEST,
     "onnx",
     "openvino",
     "optimizer.pt",
@@ -162,7 +164,7 @@ class Destination(Staging):
 
     def prepare(self) -> None:
         """Create every weight file with its header, and remove all but these and the journal."""
-        planned = {file.path for file in self.plan.files}
+        planned = {JOURNAL, *(file.path for file in self.plan.files)}
         for path in [path for path in self.folder.rglob("*") if path.is_file()]:
             if path.relative_to(self.folder).as_posix() not in planned:
                 path.unlink()
@@ -281,6 +283,7 @@ class Destination(Staging):
             for index in self.plan.indexes:
                 write_json(self.folder / index.path, index.content)
             copy_shell(self.plan, self.folder)
+            write_json(self.folder / MANIFEST, manifest(self.plan, self._entries, self.folder))
         with self._failing():
             super().commit()
 

@@ -6,11 +6,16 @@ It finds what changed by accident. It does not withstand somebody who wants two 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import xxhash
 
 from ..checkpoint import Tensor
+from ..errors import CheckpointError
 from ..kernels import Raw
+
+PIECE = 2**22
+"""Bytes of a file that are read and hashed at a time."""
 
 DigestOf = Callable[[Tensor], str | None]
 """The hash of all elements of a tensor as they were read; None where that was not in order."""
@@ -37,6 +42,32 @@ class Hash:
 def digest_of(raw: bytes) -> str:
     """The hash of bytes at hand: 32 hexadecimal digits."""
     return xxhash.xxh3_128_hexdigest(raw)
+
+
+def range_digest(path: Path, offset: int, size: int) -> str:
+    """The hash of a range of a file; of what there is, where the file is too short.
+
+    Raises:
+        CheckpointError: when the file cannot be read.
+    """
+    digest = Hash()
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            while digest.size < size and (raw := file.read(min(PIECE, size - digest.size))):
+                digest.add(raw)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    return digest.digest
+
+
+def file_digest(path: Path) -> str:
+    """The hash of a whole file.
+
+    Raises:
+        CheckpointError: when it cannot be read.
+    """
+    return range_digest(path, 0, path.stat().st_size)
 
 
 class Hashes:

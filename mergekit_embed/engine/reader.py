@@ -17,7 +17,7 @@ from ..kernels import Raw
 from .folding import FACTOR_BYTES, Doubles, add_product, pieces, widened
 from .gathering import read_rows
 from .nested import MergedTensor
-from .stamps import Stamp, refuse_changed
+from .stamps import Stamp, refuse_changed, stamp
 
 ReadMerged = Callable[[MergedTensor, int, int], Raw]
 """Makes elements `start` to `stop` of a nested recipe's tensor, as bytes."""
@@ -58,14 +58,16 @@ class Reader:
             self._files.clear()
 
     def refuse_changed(self) -> None:
-        """Refuse files that have been written to since they were opened.
+        """Refuse files that have been written to since they were opened, or replaced.
 
         Raises:
             ChangedError: naming the first.
+            CheckpointError: when one is gone.
         """
         with self._lock:
             for path, descriptor in self._files.items():
-                refuse_changed(path, os.fstat(descriptor), self._stamps.get(path))
+                refuse_changed(path, Stamp.of(os.fstat(descriptor)), self._stamps.get(path))
+                refuse_changed(path, stamp(path), self._stamps.get(path))
 
     def read(self, tensor: Tensor, start: int, stop: int) -> Raw:
         """Elements `start` to `stop` of the tensor in C order, as bytes of the type `read_as`.
@@ -182,7 +184,7 @@ class Reader:
         with self._lock:
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                refuse_changed(path, os.fstat(self._files[path]), self._stamps.get(path))
+                refuse_changed(path, Stamp.of(os.fstat(self._files[path])), self._stamps.get(path))
             return self._files[path]
 
     def _count(self, size: int) -> None:

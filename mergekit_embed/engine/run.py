@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from .nested import MergedTensor, by_depth, merged_within, plans_within
 from .plan import KEEP_BYTES, Job, Plan
 from .prepare import combined, merge_tensor, prepare
 from .reader import Reader
+from .said import Said
 from .sharing import Share, shares
 from .stream import Combiner, Steps, Work, stream
 from .supply import Supply
@@ -90,34 +91,6 @@ class Ran:
     notes: tuple[tuple[str, ...], ...]
 
 
-@dataclass
-class _Notes:
-    """Notes of the methods, with the tensors that each is about."""
-
-    tensors: dict[str, list[str]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, job: Job, messages: list[str]) -> None:
-        with self.lock:
-            for message in dict.fromkeys(messages):
-                names = self.tensors.setdefault(message, [])
-                if job.name not in names:
-                    names.append(job.name)
-
-    def of(self, job: Job) -> tuple[str, ...]:
-        """What was said of one tensor."""
-        with self.lock:
-            return tuple(said for said, names in self.tensors.items() if job.name in names)
-
-    def summaries(self) -> tuple[str, ...]:
-        found = []
-        for message, names in self.tensors.items():
-            names.sort()
-            more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
-            found.append(f"{', '.join(names[:3])}{more}: {message}")
-        return tuple(sorted(found))
-
-
 def run(
     plans: Sequence[Plan],
     kernels: Kernels,
@@ -135,16 +108,48 @@ def run(
         ChangedError: when a file is not what it was when the merge was planned.
     """
     stamps = {path: stamp for plan in plans for path, stamp in plan.inputs.items()}
+    every = [
+        (plan, job, sink) for plan, sink in zip(plans, sinks, strict=True) for job in plan.jobs
+    ]
+    wanted = [(plan, job) for plan, job, sink in every if sink.wants(job)]
     with Reader(stamps) as reader, kernels.session():
-        running = _Run(plans, kernels, reader, sinks, progress)
+        running = _Run(plans, wanted, kernels, reader, progress)
+        for plan, job, sink in every:
+            if not sink.wants(job):
+                running.said[id(plan)].add(job, list(sink.notes(job)))
         if keep is not None:
             running.memory = Memory(keep)
-        progress.start(running.bytes_to_go_through(), len(running.wanted))
+        progress.start(running.bytes_to_go_through(), len(wanted))
         running.measure_groups()
-        running.merge()
+        running.merge(sinks)
         reader.refuse_changed()
         notes = tuple(running.notes_of(plan) for plan in plans)
         return Ran(reader.bytes_read, notes)
+
+
+def derive(
+    plan: Plan, kernels: Kernels, ranges: Mapping[str, Sequence[tuple[int, int]]]
+) -> dict[str, list[Raw]]:
+    """The bytes of some elements of some tensors, as a merge of the plan would write them.
+
+    Args:
+        plan: what would be merged.
+        kernels: where to compute.
+        ranges: the first element and the one after the last, by the job's name.
+
+    Raises:
+        NonFiniteError, CheckpointError, PlanError: as `run` does.
+    """
+    wanted = [(plan, job) for job in plan.jobs if job.name in ranges]
+
+    def steps(work: Work) -> Steps[list[Raw]]:
+        combiner = yield from prepare(work)
+        return [combined(work, combiner, start, stop) for start, stop in ranges[work.job.name]]
+
+    with Reader(plan.inputs) as reader, kernels.session():
+        running = _Run([plan], wanted, kernels, reader, Silent())
+        running.measure_groups()
+        return {job.name: parts for (_, job), parts in running.results(wanted, steps)}
 
 
 def _passes(plan: Plan, job: Job) -> int:
@@ -178,39 +183,28 @@ class _Run:
     def __init__(
         self,
         plans: Sequence[Plan],
+        wanted: Share,
         kernels: Kernels,
         reader: Reader,
-        sinks: Sequence[Sink],
         progress: Progress,
     ):
-        self.plans, self.kernels, self.reader, self.progress = plans, kernels, reader, progress
-        self._sinks = dict(zip(map(id, plans), sinks, strict=True))
-        self.wanted = [
-            (plan, job) for plan in plans for job in plan.jobs if self._sinks[id(plan)].wants(job)
-        ]
+        """`wanted`: the jobs of the plans that are to be run."""
+        self.plans, self.wanted = plans, wanted
+        self.kernels, self.reader, self.progress = kernels, reader, progress
         self.stop = threading.Event()
         self.memory = Memory(KEEP_BYTES)
         self._levels = by_depth(plans)
         self._grouped = [self._grouped_in(level) for level in self._levels]
         self._groups = self._groups_needed()
-        self._notes = {id(plan): _Notes() for level in self._levels for plan in level}
-        self._keep_notes()
+        self.said = {id(plan): Said() for level in self._levels for plan in level}
         self._grams: dict[tuple[int, str], Gram] = {}
         self._combiners: dict[MergedTensor, Combiner] = {}
         self._works: dict[MergedTensor, Work] = {}
         reader.merged = self._read_merged
 
-    def _keep_notes(self) -> None:
-        """What was said of jobs that are there already, so that a continued run tells it too."""
-        wanted = {(id(plan), job.name) for plan, job in self.wanted}
-        for plan in self.plans:
-            for job in plan.jobs:
-                if (id(plan), job.name) not in wanted:
-                    self._notes[id(plan)].add(job, list(self._sinks[id(plan)].notes(job)))
-
     def notes_of(self, plan: Plan) -> tuple[str, ...]:
         """What the methods said of the plan's tensors, and of its nested ones."""
-        found = [line for one in plans_within(plan) for line in self._notes[id(one)].summaries()]
+        found = [line for one in plans_within(plan) for line in self.said[id(one)].summaries()]
         return tuple(dict.fromkeys(found))
 
     def bytes_to_go_through(self) -> int:
@@ -219,10 +213,11 @@ class _Run:
         Layers and models that are in part there already are measured whole.
         """
         wanted = {(id(plan), job.name) for plan, job in self.wanted}
+        outer = set(map(id, self.plans))
         there = [
             (plan, job)
             for plan, job in self._needed(*self._grouped)
-            if id(plan) in self._sinks and (id(plan), job.name) not in wanted
+            if id(plan) in outer and (id(plan), job.name) not in wanted
         ]
         merged = sum(job.count * job.width * _passes(plan, job) for plan, job in self.wanted)
         return merged + sum(job.count * job.width for _, job in there)
@@ -235,9 +230,8 @@ class _Run:
         for level in self._grouped:
             grouped = self._needed(level)
             measured: dict[tuple[int, str], Gram] = {}
-            for share, grams in self._in_parallel(shares(grouped), measure):
-                for (plan, job), gram in zip(share, grams, strict=True):
-                    measured[id(plan), job.name] = gram
+            for (plan, job), gram in self.results(grouped, measure):
+                measured[id(plan), job.name] = gram
             for plan, job in sorted(grouped, key=lambda one: one[1].name):
                 key, gram = (id(plan), job.group), measured[id(plan), job.name]
                 self._grams[key] = self._grams[key] + gram if key in self._grams else gram
@@ -270,19 +264,27 @@ class _Run:
             if (id(plan), _group(job)) in self._groups
         ]
 
-    def merge(self) -> None:
-        """Run every wanted job of the plans themselves."""
+    def merge(self, sinks: Sequence[Sink]) -> None:
+        """Run every wanted job, and hand what it gives to the sink of its plan."""
+        sink_of = dict(zip(map(id, self.plans), sinks, strict=True))
 
         def steps(work: Work) -> Steps[None]:
-            sink = self._sinks[id(work.plan)]
+            sink = sink_of[id(work.plan)]
             yield from merge_tensor(work, sink.write)
             assert work.supply.hashes is not None
-            said = self._notes[id(work.plan)].of(work.job)
+            said = self.said[id(work.plan)].of(work.job)
             sink.finished(work.job, Learned(work.supply.hashes.digest, said))
             self.progress.finish_tensor(work.job.name)
 
         for _ in self._in_parallel(shares(self.wanted), steps, hashed=True):
             pass
+
+    def results(
+        self, jobs: Share, steps: Callable[[Work], Steps[Result]]
+    ) -> Iterator[tuple[tuple[Plan, Job], Result]]:
+        """What steps give for each of the jobs."""
+        for share, found in self._in_parallel(shares(jobs), steps):
+            yield from zip(share, found, strict=True)
 
     def _in_parallel(
         self,
@@ -346,7 +348,7 @@ class _Run:
             kernels=self.kernels,
             supply=supply,
             gram=self._grams.get((id(plan), group)) if group else None,
-            note=self._notes[id(plan)].add,
+            note=self.said[id(plan)].add,
             advance=advance,
             stop=self.stop,
         )

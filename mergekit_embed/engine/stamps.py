@@ -35,13 +35,13 @@ def stamp(path: Path) -> Stamp:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
 
 
-def refuse_changed(path: Path, status: os.stat_result, known: Stamp | None) -> None:
+def refuse_changed(path: Path, now: Stamp, known: Stamp | None) -> None:
     """Refuse a file that is not what it was when the merge was planned.
 
     Raises:
         ChangedError: naming the file.
     """
-    if known is not None and Stamp.of(status) != known:
+    if known is not None and now != known:
         raise ChangedError(
             path, "has changed since the merge was planned; wait until it is whole and merge again"
         )

@@ -7,17 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..checkpoint import Tensor
-from ..errors import CheckpointError
 from ..kernels import cpu_workers
-from .hashing import Hash
+from .hashing import PIECE, Hash, range_digest
 from .inputs import leaves
 from .journal import Entry
 from .nested import MergedTensor
 from .plan import Job, Plan
 from .reader import Reader
-
-PIECE = 2**22
-"""Bytes that are read and hashed at a time."""
 
 
 def whole(plan: Plan, folder: Path, entries: Iterable[Entry]) -> list[Entry]:
@@ -43,7 +39,7 @@ def verified(plan: Plan, folder: Path, entries: Iterable[Entry]) -> tuple[list[E
         def is_good(entry: Entry) -> bool:
             job = jobs[entry.tensor]
             path = folder / plan.files[job.file].path
-            if digest_in(path, job.offset, entry.size) != entry.digest:
+            if range_digest(path, job.offset, entry.size) != entry.digest:
                 return False
             return inputs_of(job, reader) == entry.inputs
 
@@ -75,21 +71,4 @@ def _digest(tensor: Tensor, reader: Reader) -> str:
     digest, step = Hash(), PIECE // tensor.read_as.itemsize
     for start in range(0, tensor.count, step):
         digest.add(reader.read(tensor, start, min(start + step, tensor.count)))
-    return digest.digest
-
-
-def digest_in(path: Path, offset: int, size: int) -> str:
-    """The hash of a range of a file; of what there is, where the file is too short.
-
-    Raises:
-        CheckpointError: when the file cannot be read.
-    """
-    digest = Hash()
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            while digest.size < size and (raw := file.read(min(PIECE, size - digest.size))):
-                digest.add(raw)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
     return digest.digest

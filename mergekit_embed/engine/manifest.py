@@ -1,0 +1,107 @@
+"""The manifest of a merged model: a hash of everything in it, and of what it was made of.
+
+It names no path of the machine that made it: a model is called by its Hub id and revision, or by
+the name of its folder. A continued merge has the same manifest as one that was left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import StoredTensor
+from ..version import __version__
+from .fingerprint import recipe_digest
+from .hashing import digest_of, file_digest
+from .inputs import leaves
+from .journal import Entry
+from .plan import Plan
+from .staging import JOURNAL
+
+MANIFEST = "merge_manifest.json"
+
+FORMAT = 1
+"""Of the manifest; readers refuse others."""
+
+
+def manifest(plan: Plan, entries: Mapping[str, Entry], folder: Path) -> dict[str, Any]:
+    """What the manifest says of a model whose every other file is in the folder.
+
+    Of weight files it has the hashes of the header and of every tensor, of the others that of the
+    file. `inputs` has the files that were read, and the hashes of those of their tensors that were
+    read from the first element to the last, as they are stored.
+
+    Raises:
+        OSError: when a file cannot be read.
+    """
+    return {
+        "format": FORMAT,
+        "mergekit_embed": __version__,
+        "hash": "xxh3_128",
+        "recipe": recipe_digest(plan.recipe),
+        "files": _files(plan, folder),
+        "tensors": {
+            job.name: {
+                "file": plan.files[job.file].path,
+                "name": job.tensor,
+                "dtype": str(job.dtype),
+                "shape": list(job.result_shape),
+                "digest": entries[job.name].digest,
+            }
+            for job in plan.jobs
+        },
+        "inputs": _inputs(plan, entries),
+    }
+
+
+def _files(plan: Plan, folder: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    weights = {file.path: file for file in plan.files}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name == JOURNAL:
+            continue
+        if name in weights:
+            found[name] = {"size": weights[name].size, "header": digest_of(weights[name].header)}
+        else:
+            found[name] = {"size": path.stat().st_size, "digest": file_digest(path)}
+    return found
+
+
+def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """The models that were read, in the order of the recipe."""
+    models = {model.root: public_name(model.root) for model in plan.opened}
+    models |= {model.adapter: public_name(model.adapter) for model in plan.opened if model.adapter}
+    models |= {
+        path.parent: public_name(path.parent)
+        for path in plan.inputs
+        if not any(path.is_relative_to(root) for root in models)
+    }
+    files: dict[Path, dict[str, dict[str, Any]]] = {root: {} for root in models}
+
+    def told(path: Path) -> dict[str, Any]:
+        root = next(root for root in models if path.is_relative_to(root))
+        name = path.relative_to(root).as_posix()
+        return files[root].setdefault(name, {"size": plan.inputs[path].size, "tensors": {}})
+
+    for path in plan.inputs:
+        told(path)
+    for job in plan.jobs:
+        for tensor, digest in zip(leaves(job.tensors), entries[job.name].inputs, strict=True):
+            if isinstance(tensor, StoredTensor) and digest is not None:
+                told(tensor.file)["tensors"][tensor.name] = digest
+    return [{"model": name, "files": files[root]} for root, name in models.items()]
+
+
+def public_name(folder: Path) -> str:
+    """What a model is called where its place means nothing: its Hub id and revision, or its name.
+
+    The Hub's cache has models in `models--OWNER--NAME/snapshots/REVISION`.
+    """
+    parts = Path(os.path.abspath(folder)).parts  # noqa: PTH100 - links keep their names
+    for place, part in enumerate(parts[:-2]):
+        if part.startswith("models--") and parts[place + 1] == "snapshots":
+            return f"{part.removeprefix('models--').replace('--', '/')}@{parts[place + 2]}"
+    return parts[-1]

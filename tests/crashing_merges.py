@@ -1,0 +1,177 @@
+"""Merges that die: a program that runs one merge again and again, and kills it at random moments.
+
+    python crashing_merges.py kill|power SEED LIVES
+
+Every life is a forked process that merges recipe.yaml into `out`. At a random call to the system it
+kills itself, as `kill -9` would; "power" also takes back, before that, whatever was not yet synced:
+bytes of files, names in folders. The next life goes on with what is left. When one comes to its
+end, the model is moved to `done-N` and the next begins anew. What happened is printed as JSON
+lines, for test_resume.py to judge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import mergekit_embed
+import mergekit_embed.kernels.torch_backend  # once, and not in every life
+from mergekit_embed.engine import journal, keeping, staging
+from mergekit_embed.engine.destination import Destination
+from mergekit_embed.engine.plan import Job
+from mergekit_embed.engine.staging import JOURNAL
+
+PARTIAL = Path(".out.partial")
+LOG = Path("written.log")
+
+
+class Disk:
+    """Stands in for `os` and lets the process die at a given call.
+
+    All calls take turns, so that what is synced and what is not is never in doubt.
+    """
+
+    def __init__(self, dies_at: int, loses_power: bool):
+        self._left, self._loses_power = dies_at, loses_power
+        self._turn = threading.RLock()
+        self._undo: list[tuple[int, Callable[[], None]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _event(self, tear: Callable[[], None] = lambda: None) -> None:
+        self._left -= 1
+        if self._left > 0:
+            return
+        tear()
+        self.die()
+
+    def die(self) -> NoReturn:
+        with self._turn:
+            if self._loses_power:
+                for _, undo in reversed(self._undo):
+                    undo()
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("killed")
+
+    def open(self, path: str | Path, flags: int, mode: int = 0o777) -> int:
+        with self._turn:
+            self._event()
+            is_new = flags & os.O_CREAT and not Path(path).exists()
+            descriptor = os.open(path, flags, mode)
+            if is_new:
+                folder = Path(path).parent.stat().st_ino
+                self._undo.append((folder, lambda: Path(path).unlink(missing_ok=True)))
+            return descriptor
+
+    def pwrite(self, descriptor: int, data: Any, position: int) -> int:
+        with self._turn:
+            self._event(lambda: os.pwrite(descriptor, data[: len(data) // 2], position) and None)
+            old = os.pread(descriptor, len(data), position)
+            self._undo.append(
+                (self._file(descriptor), lambda: os.pwrite(descriptor, old, position))
+            )
+            return os.pwrite(descriptor, data, position)
+
+    def write(self, descriptor: int, data: Any) -> int:
+        with self._turn:
+            size = os.fstat(descriptor).st_size
+            self._undo.append((self._file(descriptor), lambda: os.ftruncate(descriptor, size)))
+            self._event(lambda: os.write(descriptor, data[: len(data) // 2]) and None)
+            return os.write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        with self._turn:
+            self._event()
+            synced = self._file(descriptor)
+            self._undo = [one for one in self._undo if one[0] != synced]
+
+    fdatasync = fsync
+
+    def rename(self, path: Path, target: Path) -> Path:
+        with self._turn:
+            self._event()
+            folder = path.parent.stat().st_ino
+            content = target.read_bytes() if target.is_file() else None
+            found = renamed(path, target)
+
+            def undo() -> None:
+                renamed(target, path)
+                if content is not None:
+                    target.write_bytes(content)
+
+            self._undo.append((folder, undo))
+            return found
+
+    @staticmethod
+    def _file(descriptor: int) -> int:
+        return os.fstat(descriptor).st_ino
+
+
+renamed = Path.rename
+
+
+def live(dies_at: int, *, loses_power: bool) -> None:
+    """One life: merge, and die at that call."""
+    disk = Disk(dies_at, loses_power)
+    staging.os = journal.os = disk  # type: ignore[assignment]
+    Path.rename = lambda self, target: disk.rename(self, Path(target))  # type: ignore[assignment, method-assign, return-value]
+    keeping.SECONDS, keeping.LOOK_SECONDS = 0.002, 0.001
+    log = LOG.open("a")
+    write = Destination.write
+
+    def slow(self: Destination, job: Job, start: int, raw: Any) -> None:
+        log.write(job.name + "\n")
+        log.flush()
+        time.sleep(0.001)
+        write(self, job, start, raw)
+
+    Destination.write = slow  # type: ignore[method-assign]
+    mergekit_embed.merge("recipe.yaml", "out", device="cpu")
+
+
+def journalled() -> list[str]:
+    if not PARTIAL.exists():
+        return []
+    aside = Path(".out.journal")  # where it waits while the folder is renamed
+    found = journal.read_journal(aside if aside.exists() else PARTIAL / JOURNAL)
+    return [entry.tensor for entry in found.entries] if found else []
+
+
+def main(how: str, seed: int, lives: int) -> None:
+    chance = random.Random(seed)
+    done = 0
+    for _ in range(lives):
+        before = journalled()
+        LOG.write_text("")
+        dies_at = chance.randrange(1, 260)
+        child = os.fork()
+        if child == 0:
+            live(dies_at, loses_power=how == "power")
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        told = {"before": before, "written": sorted(set(LOG.read_text().split("\n")) - {""})}
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0, "failed, not killed"
+            done += 1
+            shutil.move("out", f"done-{done}")
+            print(json.dumps({**told, "done": f"done-{done}"}), flush=True)
+        elif Path("out").exists():  # killed after the rename
+            done += 1
+            shutil.move("out", f"done-{done}")
+            print(json.dumps({**told, "killed": True, "done": f"done-{done}"}), flush=True)
+        else:
+            print(json.dumps({**told, "killed": True, "after": journalled()}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
