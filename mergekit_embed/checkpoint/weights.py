@@ -88,12 +88,13 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                told = f"no more than {most:,} are read of such a file"
+                raise CheckpointError(path, f"is too large, {size:,} bytes; {told}")
+            return file.read(size)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
-    if len(raw) > most:
-        raise CheckpointError(path, f"is too large for such a file of a model ({most:,} bytes)")
-    return raw
 
 
 def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:

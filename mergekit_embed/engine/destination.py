@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.shell import read_modules
-from ..checkpoint.weights import has_weights, read_object
-from ..errors import MergekitEmbedError
+from ..checkpoint.weights import has_weights, is_file, read_object
+from ..errors import CheckpointError, MergekitEmbedError
 from ..kernels import Raw
 from .plan import Job, Plan, check_space, nearest_folder
 from .staging import Staging, check_place, sync, write_json
@@ -62,7 +62,9 @@ def check_destination(plan: Plan) -> None:
 
     Raises:
         OutputExistsError: saying what is there and what would replace it.
+        CheckpointError: when something is to be copied into it that is no file.
     """
+    _shell_files(plan.shell.root)
     folders = [(model.label, model.root) for model in plan.opened]
     folders += [(model.label, model.adapter) for model in plan.opened if model.adapter]
     role = "one of the models to be merged"
@@ -79,7 +81,13 @@ def check_disk(plans: Sequence[Plan]) -> None:
     for plan in plans:
         disks.setdefault(nearest_folder(plan.output).stat().st_dev, []).append(plan)
     for together in disks.values():
-        check_space(together[0].output, *(plan.bytes_out for plan in together))
+        check_space(together[0].output, *map(_bytes_written, together))
+
+
+def _bytes_written(plan: Plan) -> int:
+    """Of the weights, and at most of all other files."""
+    copied = _shell_files(plan.shell.root)
+    return plan.bytes_out + sum(path.stat().st_size for path in copied)
 
 
 def is_model(folder: Path) -> bool:
@@ -156,12 +164,23 @@ def _edited(plan: Plan, path: str, source: Path | bytes) -> dict[str, Any] | Non
 
 
 def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
+    """The files of a model that are copied; links to files count as these.
+
+    Raises:
+        CheckpointError: for a device, which could be read without end, and for a link to a folder,
+            which may hold itself, or everything on the disk.
+    """
     found = []
     for entry in (folder or root).iterdir():
         if entry.name in NOT_SHELL or entry.name.startswith("checkpoint-"):
             continue
+        if entry.is_symlink() and entry.is_dir():
+            told = "is a link to a folder, which is not copied into the result"
+            raise CheckpointError(entry, f"{told}; remove it, or put the folder in its place")
         if entry.is_dir():
             found += _shell_files(root, entry)
-        elif entry.suffix not in OTHER_WEIGHTS and not entry.name.endswith(".index.json"):
+        elif entry.suffix in OTHER_WEIGHTS or entry.name.endswith(".index.json"):
+            continue
+        elif is_file(entry):
             found.append(entry)
     return found
