@@ -48,8 +48,8 @@ HANGS = 20
 MEMORY = 64 * 2**20
 """Bytes that Python may hold more at the peak than before."""
 
-LONGEST = 2000
-"""Characters of a message, with the paths in it."""
+LONGEST = 4200
+"""Characters of a line, with the paths in it."""
 
 TRANSFORMER = {
     "idx": 0,
@@ -203,6 +203,16 @@ class Ground:
         models = [{"model": str(self.good)}, {"model": str(self.hostile)}]
         usual = {"merge_method": "linear", "models": models} | more
         return write_recipe(self.root / "recipe.yaml", usual if recipe is None else recipe)
+
+    def attempt(self, recipe: Path) -> Ran:
+        """Run a recipe that must not take long, nor much memory, nor write anything."""
+        before = shape_of(self.root)
+        took = timed(lambda: boom_merge(recipe, "-o", self.out))
+        ran, peak = traced(lambda: boom_merge(recipe, "-o", self.out))
+        assert shape_of(self.root) == before, "something was written"
+        assert took < SECONDS, f"took {took:.2f} s"
+        assert peak < MEMORY, f"took {peak / 1e6:.0f} MB"
+        return ran
 
     def refused(
         self,
