@@ -22,6 +22,9 @@ from .weights import MAX_TOKENIZER_BYTES, is_file, read_bytes, read_json, read_o
 MAX_NUMBER = 2**31 - 1
 """What `tokenizers` and the tables of rows here have for a token's number."""
 
+MAX_ROWS = 2**24
+"""Of a table whose rows are moved: the number of each is in memory."""
+
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 INPUT_TABLES = (

@@ -278,7 +278,7 @@ def no_hanging() -> Iterator[None]:
     """End what waits for something that never comes."""
 
     def hang(number: int, frame: FrameType | None) -> NoReturn:
-        raise TimeoutError(f"nothing came back in {HANGS} s")
+        raise Hang(f"nothing came back in {HANGS} s")
 
     before = signal.signal(signal.SIGALRM, hang)
     signal.alarm(HANGS)
@@ -330,6 +330,10 @@ def run_alone(recipe: Path, out: Path, memory: int) -> tuple[Ran, float]:
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
     return Ran(done.returncode, done.stdout, done.stderr), took
+
+
+class Hang(BaseException):
+    """A command waits for what never comes; no kind of error that it may catch."""
 
 
 def shape_of(root: Path) -> dict[str, Any]:

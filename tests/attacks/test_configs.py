@@ -12,15 +12,20 @@ from mergekit_embed.checkpoint import open_checkpoint
 
 from .attack import (
     DENSE,
+    MODULES,
     OUTSIDE,
     ROUTER,
     TRANSFORMER,
     WEIGHTS,
+    Attacks,
+    Ground,
     entry,
+    hole,
     packed,
     refusal,
     write_good,
 )
+from .attack import write_json as put
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: repr(path)[:20])
@@ -118,3 +123,83 @@ def test_one_name_for_two_tensors_of_two_modules_is_refused(folder: Path) -> Non
     message = refusal(folder)
     assert str(folder) in message
     assert "two tensors called '2_Dense/linear.weight'" in message
+
+
+attack = Attacks()
+
+
+@attack("hostile/config.json", "nested more than")
+def configuration_as_deep_as_the_parser_goes(ground: Ground) -> None:
+    """What can be read may still be too deep to be compared, or written."""
+    put(ground.hostile / "config.json", b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}")
+
+
+@attack("hostile/config.json", "twice")
+def key_twice(ground: Ground) -> None:
+    """A size that readers take the one or the other of."""
+    put(ground.hostile / "config.json", b'{"model_type": "bert", "model_type": "gpt2"}')
+
+
+@attack("hostile/config.json", "not valid JSON")
+def number_of_five_thousand_digits(ground: Ground) -> None:
+    """A number that Python refuses to read."""
+    put(ground.hostile / "config.json", b'{"hidden_size": %b}' % (b"9" * 5000))
+
+
+@attack("recipe.yaml", "has the configuration")
+def number_of_four_thousand_digits(ground: Ground) -> None:
+    """A number that Python reads, and that would fill the error."""
+    put(ground.hostile / "config.json", {"model_type": "bert", "hidden_size": 10**4000})
+    put(ground.good / "config.json", {"model_type": "bert", "hidden_size": 4})
+
+
+@attack("recipe.yaml", "has the configuration")
+def words_of_megabytes(ground: Ground) -> None:
+    """A value that an error would quote."""
+    put(ground.hostile / "config.json", {"model_type": "bert", "a": ["x" * 10**6] * 3})
+    put(ground.good / "config.json", {"model_type": "bert", "a": 4})
+
+
+@attack("recipe.yaml", "has the prompts")
+def prompts_of_megabytes(ground: Ground) -> None:
+    """Prompts that an error would quote."""
+    name = "config_sentence_transformers.json"
+    put(ground.hostile / name, {"prompts": {"query": "x" * 5 * 10**6}})
+    put(ground.good / name, {"prompts": {"query": "query: "}})
+
+
+@attack("recipe.yaml", "pools by")
+def pooling_that_commands_the_terminal(ground: Ground) -> None:
+    """An escape in a value that an error quotes."""
+    put(ground.hostile / "1_Pooling/config.json", {"pooling_mode": "\x1b[2Jdone\r\nok\u202e"})
+
+
+@attack("recipe.yaml", "pools by")
+def hundred_thousand_ways_to_pool(ground: Ground) -> None:
+    """A list that an error would quote."""
+    put(ground.hostile / "1_Pooling/config.json", {"pooling_mode": ["mean"] * 100_000})
+
+
+@attack("recipe.yaml", "has the modules")
+def ten_thousand_modules(ground: Ground) -> None:
+    """The same module over and over."""
+    put(ground.hostile / "modules.json", [*MODULES, *([MODULES[2]] * 10_000)])
+
+
+@attack("hostile/1_Pooling/config.json", "is too large")
+def pooling_of_a_terabyte(ground: Ground) -> None:
+    """A hole in the disk."""
+    hole(ground.hostile / "1_Pooling/config.json", 2**40)
+
+
+test_a_hostile_configuration_is_refused = attack.test()
+
+
+def test_a_value_that_is_no_number_is_copied(ground: Ground) -> None:
+    """Merely odd: Python writes and reads NaN, here and in transformers."""
+    for model in (ground.good, ground.hostile):
+        put(
+            model / "config.json",
+            b'{"model_type": "bert", "_a": NaN, "initializer_range": Infinity}',
+        )
+    ground.merged(ground.write())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,6 +17,10 @@ import torch
 from .attack import (
     NAME,
     PICKLE,
+    WEIGHTS,
+    Attacks,
+    Ground,
+    hole,
     refusal,
     write_good,
 )
@@ -267,7 +272,7 @@ def test_a_damaged_archive_is_refused(
         b"cbuiltins\nbytearray\n\x8a\x08\0\0\0\0\0\0\0\x10\x85R.",
         b"ctorch\nSize\n(K\x01ttR.",
         b"]\x94" * 10,
-        b"(" * 100_000 + b"t" * 100_000 + b".",
+        b"(" * 20_000 + b"t" * 20_000 + b".",
         b"}q\x00h\x00h\x00s.",
     ],
 )
@@ -276,3 +281,76 @@ def test_a_pickle_that_makes_no_sense_is_refused(opcodes: bytes, folder: Path) -
     _good_pickle(path)
     _repacked(path, **{"data.pkl": opcodes})
     assert str(path) in refusal(folder)
+
+
+attack = Attacks()
+
+
+def spoil(ground: Ground, **contents: bytes) -> None:
+    """The hostile model has a pickle, some of whose contents are otherwise."""
+    (ground.hostile / WEIGHTS).unlink()
+    _good_pickle(ground.hostile / PICKLE)
+    _repacked(ground.hostile / PICKLE, **contents)
+
+
+@attack(f"hostile/{PICKLE}", "holds compressed data")
+def zip_bomb(ground: Ground) -> None:
+    """Megabytes of zeros in a few bytes; a gigabyte would be no different."""
+    (ground.hostile / WEIGHTS).unlink()
+    with zipfile.ZipFile(ground.hostile / PICKLE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(2**25))
+
+
+@attack(f"hostile/{PICKLE}")
+def name_of_a_million_digits(ground: Ground) -> None:
+    """A number for a name, which Python refuses to spell."""
+    number = b"\x8b" + struct.pack("<i", 2**20) + b"\x7f" * 2**20
+    spoil(ground, **{"data.pkl": b"\x80\x02}" + number + b"K\x01s."})
+
+
+@attack(f"hostile/{PICKLE}")
+def lists_that_hold_lists_twice(ground: Ground) -> None:
+    """Two to the power of sixty values, in the place of a tensor: whoever spells it never ends."""
+    lists = b"]q\x00"
+    for i in range(60):
+        lists += b"]q%c(h%ch%ce" % (i + 1, i, i)
+    spoil(ground, **{"data.pkl": b"\x80\x02}X\x01\0\0\0a" + lists + b"s."})
+
+
+@attack(f"hostile/{PICKLE}")
+def memory_for_the_asking(ground: Ground) -> None:
+    """A text that claims four gigabytes."""
+    spoil(ground, **{"data.pkl": b"\x80\x02X\xff\xff\xff\x7f" + b"a" * 100 + b"."})
+
+
+@attack(f"hostile/{PICKLE}")
+def memo_without_end(ground: Ground) -> None:
+    """A place in the memo of four billion."""
+    spoil(ground, **{"data.pkl": b"\x80\x02}r\xff\xff\xff\xffj\xff\xff\xff\xff0."})
+
+
+@attack(f"hostile/{PICKLE}")
+def thousands_of_entries(ground: Ground) -> None:
+    """An archive of many names and no checkpoint."""
+    (ground.hostile / WEIGHTS).unlink()
+    with zipfile.ZipFile(ground.hostile / PICKLE, "w") as archive:
+        for i in range(3000):
+            archive.writestr(f"a/{i}", b"")
+
+
+@attack(f"hostile/{PICKLE}")
+def hole_for_an_archive(ground: Ground) -> None:
+    """A terabyte of nothing."""
+    (ground.hostile / WEIGHTS).unlink()
+    hole(ground.hostile / PICKLE, 2**40)
+
+
+@attack(f"hostile/{PICKLE}")
+def comment_that_hides_the_end(ground: Ground) -> None:
+    """Bytes behind the archive, which look like another end of it."""
+    spoil(ground)
+    with (ground.hostile / PICKLE).open("ab") as file:
+        file.write(b"PK\5\6" + b"\xff" * 18)
+
+
+test_a_hostile_pickle_is_refused = attack.test()
