@@ -26,8 +26,17 @@ def _no_merged(tensor: MergedTensor, start: int, stop: int) -> Raw:
     raise LookupError(f"{tensor.name} is read outside of a run that merges it")
 
 
+def _state(descriptor: int) -> tuple[int, int]:
+    """Bytes of an open file, and when it was last written, in nanoseconds."""
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
+
+
 class Reader:
     """Open files by path; a context manager that closes them.
+
+    It ends with a `CheckpointError` where one of them was written to meanwhile: what has been read
+    before and after need not belong together.
 
     Reads by position (`pread`), not through a mapping: mapped pages would count as memory of the
     process and grow with the checkpoint.
@@ -35,6 +44,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
+        self._states: dict[Path, tuple[int, int]] = {}
         self._factors: OrderedDict[StoredTensor, Doubles] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes_read = 0
@@ -50,9 +60,13 @@ class Reader:
         at: TracebackType | None,
     ) -> None:
         with self._lock:
+            files = self._files.items()
+            changed = [path for path, file in files if _state(file) != self._states[path]]
             for descriptor in self._files.values():
                 os.close(descriptor)
             self._files.clear()
+        if changed and error is None:
+            raise CheckpointError(changed[0], "was written to while it was read; merge once more")
 
     def read(self, tensor: Tensor, start: int, stop: int) -> Raw:
         """Elements `start` to `stop` of the tensor in C order, as bytes of the type `read_as`.
@@ -148,6 +162,7 @@ class Reader:
         assert tensor.strides is not None
         size = tensor.dtype.itemsize
         try:
+            self._descriptor(tensor.file)  # so that it is known when the file changes
             whole: np.ndarray[tuple[int, ...], np.dtype[np.void]] = np.ndarray(
                 tensor.shape,
                 dtype=np.dtype((np.void, size)),
@@ -166,7 +181,9 @@ class Reader:
     def _descriptor(self, path: Path) -> int:
         with self._lock:
             if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                # Opening a pipe, which somebody may have put in the place of the file, would wait.
+                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                self._states[path] = _state(self._files[path])
             return self._files[path]
 
     def _count(self, size: int) -> None:
