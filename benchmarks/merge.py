@@ -18,15 +18,13 @@ import os
 import platform
 import shutil
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
-import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from checkpoints import bert, write_bert
+from processes import measured, ours
 
 RESULTS = Path(__file__).parent / "results" / "merge.json"
 
@@ -43,65 +41,6 @@ Path(target).mkdir(parents=True)
 save_file(merged, Path(target) / "model.safetensors", metadata={"format": "pt"})
 """
 
-MERGE = "from mergekit_embed.cli.merge import main; main()"
-
-
-def shapes(rows: int, width: int, layers: int) -> dict[str, list[int]]:
-    """Tensors of a BERT with this vocabulary, width and depth."""
-    found = {"embeddings.word_embeddings.weight": [rows, width]}
-    for layer in range(layers):
-        prefix = f"encoder.layer.{layer}"
-        for part in ("query", "key", "value"):
-            found[f"{prefix}.attention.self.{part}.weight"] = [width, width]
-        found[f"{prefix}.attention.output.dense.weight"] = [width, width]
-        found[f"{prefix}.intermediate.dense.weight"] = [4 * width, width]
-        found[f"{prefix}.output.dense.weight"] = [width, 4 * width]
-        found[f"{prefix}.output.LayerNorm.weight"] = [width]
-    return found
-
-
-def write_model(path: Path, wanted: dict[str, list[int]], seed: int) -> Path:
-    """A folder of random float32 tensors around those of seed 0."""
-    path.mkdir(parents=True)
-    (path / "config.json").write_text('{"model_type": "bert"}')
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, shape in wanted.items():
-        end = position + 4 * int(np.prod(shape))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(header).encode()
-    base, noise = np.random.default_rng(0), np.random.default_rng(seed)
-    with (path / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for shape in wanted.values():
-            left = int(np.prod(shape))
-            while left:
-                count = min(left, 2**20)
-                values = base.standard_normal(count, dtype=np.float32) * np.float32(0.02)
-                if seed:
-                    values += noise.standard_normal(count, dtype=np.float32) * np.float32(0.002)
-                file.write(values.tobytes())
-                left -= count
-    return path
-
-
-def timed(command: list[str]) -> dict[str, float]:
-    """Wall and processor seconds, and peak resident bytes, of one process."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    assert process.stderr is not None
-    said = process.stderr.read().decode()
-    if status:
-        raise SystemExit(f"{' '.join(command[:3])} ... failed:\n{said}")
-    return {
-        "wall_s": wall,
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss * 1024 / 1e6,
-    }
-
 
 def contestants(members: list[Path], base: Path, folder: Path) -> dict[str, list[str]]:
     """Name and command of everything that is timed; each writes to folder/out."""
@@ -116,8 +55,7 @@ def contestants(members: list[Path], base: Path, folder: Path) -> dict[str, list
         recipe = folder / f"{method}.yaml"
         models = [{"model": str(member)} for member in members]
         recipe.write_text(json.dumps({"merge_method": method, "models": models, **options}))
-        command = [sys.executable, "-c", MERGE, str(recipe), "-o", f"{folder}/out", "-q"]
-        commands[f"boom-merge {method}"] = command
+        commands[f"boom-merge {method}"] = ours([recipe], folder / "out", "-q")
     return commands
 
 
@@ -135,14 +73,14 @@ def main() -> None:
         folder = Path(scratch)
         members, base = options.members, options.base
         if members is None:
-            wanted = shapes(options.rows, options.width, options.layers)
-            members = [write_model(folder / f"member{i}", wanted, i) for i in range(1, 5)]
-            base = write_model(folder / "base", wanted, 0)
+            wanted = bert(options.rows, options.width, options.layers)
+            members = [write_bert(folder / f"member{i}", wanted, i) for i in range(1, 5)]
+            base = write_bert(folder / "base", wanted, 0)
         commands = contestants(members, base or members[0], folder)
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
         for _ in range(options.runs):
             for name, command in commands.items():
-                runs[name].append(timed(command))
+                runs[name].append(asdict(measured(command)[0]))
                 shutil.rmtree(folder / "out")
         size = sum((m / "model.safetensors").stat().st_size for m in members) / len(members)
     report = {

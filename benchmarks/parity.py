@@ -45,6 +45,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import reference as mixtures  # noqa: E402
 import reference_consensus as consensus  # noqa: E402
+from processes import MERGEKIT, OURS, versions  # noqa: E402
 from reference import Array, round_to, ulp  # noqa: E402
 from tensor_folders import Tensors, largest, read_folder  # noqa: E402
 from tiny_models import build_qwen3, cast, perturb  # noqa: E402
@@ -54,14 +55,6 @@ DOCS = ROOT / "docs" / "methods.md"
 HEADING = "## Parity with mergekit, measured"
 BEGIN, END = "<!-- parity: table -->", "<!-- parity: end of table -->"
 
-OURS = "from mergekit_embed.cli.merge import main; main()"
-MERGEKIT = "from mergekit.scripts.run_yaml import main; main()"
-VERSIONS = """
-import importlib.metadata as m, json
-names = ("mergekit-embed", "mergekit", "sentence-transformers", "transformers", "torch")
-found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in m.distributions()}
-print(json.dumps({n: found[n] for n in names if n in found}))
-"""
 IN_MEMORY = """
 import json, sys
 from sentence_transformers import SentenceTransformer
@@ -350,12 +343,6 @@ def _process(command: Sequence[str]) -> str | None:
         return None
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[-1] if lines else f"exit status {done.returncode}"
-
-
-def versions(python: str) -> dict[str, str]:
-    """What is installed beside an interpreter."""
-    done = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
 
 
 # --- measuring ----------------------------------------------------------------------------

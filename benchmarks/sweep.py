@@ -13,14 +13,12 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from merge import MERGE, shapes, write_model
+from checkpoints import bert, write_bert
+from processes import measured, ours
 
 RESULTS = Path(__file__).parent / "results" / "sweep.json"
 
@@ -34,13 +32,10 @@ SWEEPS: dict[str, dict[str, list[float]]] = {
 
 def merged(recipes: list[Path], target: Path) -> tuple[float, int, int]:
     """Seconds of one process, bytes it read, and bytes of its inputs."""
-    command = [sys.executable, "-c", MERGE, *map(str, recipes), "-o", str(target), "--json"]
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - started
-    first = json.loads(done.stdout.splitlines()[0])
+    usage, printed = measured(ours(recipes, target, "--json"))
+    first = json.loads(printed.splitlines()[0])
     shutil.rmtree(target)
-    return seconds, first["bytes_read"], first["bytes_in"]
+    return usage.wall_s, first["bytes_read"], first["bytes_in"]
 
 
 def compared(method: str, members: list[Path], base: Path, folder: Path, runs: int) -> Any:
@@ -82,9 +77,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        wanted = shapes(options.rows, options.width, options.layers)
-        members = [write_model(folder / f"member{i}", wanted, i) for i in range(1, 5)]
-        base = write_model(folder / "base", wanted, 0)
+        wanted = bert(options.rows, options.width, options.layers)
+        members = [write_bert(folder / f"member{i}", wanted, i) for i in range(1, 5)]
+        base = write_bert(folder / "base", wanted, 0)
         found = {method: compared(method, members, base, folder, options.runs) for method in SWEEPS}
     report = {"cores": os.cpu_count(), "runs": options.runs, "medians": found}
     RESULTS.parent.mkdir(exist_ok=True)

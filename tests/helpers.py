@@ -12,10 +12,70 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
+from tensor_folders import raw_bytes
+
+import mergekit_embed
+from mergekit_embed import kernels
 
 WEIGHTS = "model.safetensors"
+
+BACKENDS = ("numba", "torch")
+"""What merges on a CPU may compute with."""
+
+
+def set_backend(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """Merges compute with this backend on the CPU, whatever device they ask for."""
+    opened = kernels.open_kernels
+
+    def open_one(device: str = "cpu", *, small: bool = False) -> kernels.Kernels:
+        return opened("cpu", backend)
+
+    monkeypatch.setattr(kernels, "open_kernels", open_one)
+
+
+def set_limits(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    workers: int | None = None,
+    blocks: int | None = None,
+    keep: int | None = None,
+) -> None:
+    """So many threads, so many blocks in a chunk, so many bytes to keep, in both backends."""
+    for backend in BACKENDS:
+        module = f"mergekit_embed.kernels.{backend}_backend"
+        if workers is not None:
+            monkeypatch.setattr(f"{module}.cpu_workers", lambda: workers)
+        if blocks is not None:
+            name = f"{module}.{backend.title()}Kernels.chunk_blocks"
+            monkeypatch.setattr(name, lambda kernels, vectors: blocks)
+    if keep is not None:
+        monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
+
+
+LIMITS = ((1, 1, 0), (4, 1, 10**9), (2, 64, 0))
+"""Workers, blocks of a chunk and bytes to keep, as different as machines are."""
+
+
+def merged_within_limits(
+    monkeypatch: pytest.MonkeyPatch, recipe: Mapping[str, Any], root: Path
+) -> dict[str, bytes]:
+    """The tensors that a recipe makes, the same with all of `LIMITS` and with both backends."""
+    results = []
+    for backend in BACKENDS:
+        for workers, blocks, keep in LIMITS:
+            output = root / f"{backend}-{workers}-{blocks}-{keep}"
+            with monkeypatch.context() as patch:
+                set_backend(patch, backend)
+                set_limits(patch, workers=workers, blocks=blocks, keep=keep)
+                opened = kernels.open_kernels()
+                assert (opened.workers, opened.chunk_blocks(3)) == (workers, blocks)
+                mergekit_embed.merge(recipe, output)
+            results.append(raw_bytes(output))
+            assert results[-1] == results[0], output.name
+    return results[0]
 
 
 def write_recipe(path: Path, recipe: str | Mapping[str, Any]) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference_consensus as reference
+from helpers import merged_within_limits
 from reference import check_numerics
 from tensor_folders import (
     SHAPES,
@@ -23,7 +24,6 @@ from tensor_folders import (
 )
 
 import mergekit_embed
-from mergekit_embed.kernels.torch_backend import TorchKernels
 
 WEIGHTS = [0.3, 1.0, 1.9]
 SEED = 7
@@ -207,14 +207,7 @@ def test_neither_chunks_nor_threads_show_in_the_bytes(
 ) -> None:
     _, count, _ = CASES[name]
     recipe = recipe_for(name, zoo.paths[:count], zoo.base_path)
-    results = []
-    for index, (workers, blocks, keep) in enumerate([(1, 1, 0), (4, 1, 10**9), (2, 64, 0)]):
-        monkeypatch.setattr(TorchKernels, "chunk_blocks", lambda self, vectors, b=blocks: b)
-        monkeypatch.setattr("mergekit_embed.kernels.torch_backend.cpu_workers", lambda w=workers: w)
-        monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
-        mergekit_embed.merge(recipe, tmp_path / f"out{index}", device="cpu")
-        results.append(raw_bytes(tmp_path / f"out{index}"))
-    assert results[0] == results[1] == results[2]
+    merged_within_limits(monkeypatch, recipe, tmp_path)
 
 
 @pytest.mark.parametrize("name", RANDOM)

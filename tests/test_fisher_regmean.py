@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reference
 import reference_statistics
-from helpers import boom_merge, changed_json, files, write_recipe
+from helpers import boom_merge, changed_json, files, merged_within_limits, write_recipe
 from reference import check_numerics
 from safetensors.numpy import load_file, save_file
 from tensor_folders import (
@@ -33,7 +33,6 @@ from mergekit_embed import NonFiniteError, PlanError, RecipeError
 from mergekit_embed.dtypes import DType
 from mergekit_embed.errors import CheckpointError
 from mergekit_embed.kernels import FisherWeights, open_kernels
-from mergekit_embed.kernels.torch_backend import TorchKernels
 from mergekit_embed.statistics import Options, collect_statistics
 
 WEIGHTS = [0.3, 1.0, 1.9]
@@ -403,18 +402,11 @@ def test_neither_chunks_nor_threads_nor_memory_show(
         kind = "fisher" if method == "fisher" else "gram"
         folders.append(write_statistics(tmp_path / f"s{index}", kind, found))
     recipe = recipe_of(method, paths, folders)
-    results = []
-    for index, (workers, blocks, keep) in enumerate([(1, 1, 0), (4, 1, 10**9), (2, 64, 0)]):
-        monkeypatch.setattr(TorchKernels, "chunk_blocks", lambda self, vectors, b=blocks: b)
-        monkeypatch.setattr("mergekit_embed.kernels.torch_backend.cpu_workers", lambda w=workers: w)
-        monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
-        mergekit_embed.merge(recipe, tmp_path / f"out{index}", device="cpu")
-        results.append(raw_bytes(tmp_path / f"out{index}"))
-    assert results[0] == results[1] == results[2]
+    made = merged_within_limits(monkeypatch, recipe, tmp_path)
     # Read in other chunks, as a member that is a recipe: the same numbers.
     nested = {"merge_method": "passthrough", "models": [{"model": recipe | {"dtype": "float64"}}]}
     mergekit_embed.merge(nested, tmp_path / "nested", device="cpu")
-    assert raw_bytes(tmp_path / "nested") == results[0]
+    assert raw_bytes(tmp_path / "nested") == made
 
 
 # --- names, layers, types -----------------------------------------------------------------

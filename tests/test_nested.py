@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import listed, write_recipe
+from helpers import listed, set_limits, write_recipe
 from tensor_folders import random_model, raw_bytes, stored, write_folder
 from tiny_models import build_minilm
 
@@ -88,8 +88,7 @@ def test_what_is_kept_in_memory_does_not_show(
 ) -> None:
     recipe = outer_recipes(inner_recipes(models)["della"], models)["ties"]
     merge(recipe, tmp_path / "usual")
-    monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
-    monkeypatch.setattr("mergekit_embed.kernels.CPU_BLOCKS", 1)
+    set_limits(monkeypatch, blocks=1, keep=keep)
     merge(recipe, tmp_path / "other")
     assert raw_bytes(tmp_path / "usual") == raw_bytes(tmp_path / "other")
 

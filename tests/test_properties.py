@@ -18,6 +18,7 @@ import pytest
 import reference
 import reference_consensus
 import reference_statistics
+from helpers import set_limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Array, check_numerics, round_to
@@ -716,6 +717,5 @@ def test_neither_chunks_nor_threads_nor_files_show_in_the_bytes(
     name: str, long: Long, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = raw_bytes(long.merged(name, "one"))
-    monkeypatch.setattr("mergekit_embed.kernels.CPU_BLOCKS", 1)
-    monkeypatch.setattr("mergekit_embed.kernels.torch_backend.cpu_workers", lambda: 3)
+    set_limits(monkeypatch, workers=3, blocks=1)
     assert raw_bytes(long.merged(name, "three")) == one

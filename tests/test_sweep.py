@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import boom_merge, listed, write_recipe
+from helpers import boom_merge, listed, set_limits, write_recipe
 from tensor_folders import random_model, raw_bytes, stored, write_folder
 
 import mergekit_embed
@@ -55,7 +55,7 @@ def test_eight_recipes_read_every_input_byte_once(
     models: list[str], monkeypatch: pytest.MonkeyPatch, keep: int
 ) -> None:
     """Without memory for what was read too, where one pass is enough."""
-    monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", keep)
+    set_limits(monkeypatch, keep=keep)
     weights = [[{"model": m, "parameters": {"weight": w}} for m in models] for w in range(1, 8)]
     recipes = [{"merge_method": "linear", "models": listed(*models)}]
     recipes += [{"merge_method": "linear", "models": members} for members in weights]
@@ -77,7 +77,7 @@ def test_eight_recipes_read_every_input_byte_once(
 def test_a_sweep_takes_no_more_passes_than_one_of_its_models(
     models: list[str], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr("mergekit_embed.engine.run.KEEP_BYTES", 0)
+    set_limits(monkeypatch, keep=0)
     (alone,) = merge_many([grid(models, method)], "alone")
     sweep = {"models[1].parameters.weight": [0.25, 0.5, 1.0, 2.0]}
     results = merge_many(grid(models, method, sweep=sweep), "all")

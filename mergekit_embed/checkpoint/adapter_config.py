@@ -29,6 +29,10 @@ REFUSED = {
 }
 """Keys that make an adapter more than `W + s B A`, and what each does."""
 
+MOST = {r"[*+]|,\d*\}": 3, r"(?<!\()\?": 8, r"\(": 4, r"\|": 60}
+"""How many repetitions, optional parts, groups and choices a pattern may have: the ways in which it
+can be tried multiply."""
+
 PLAIN_STARTS = {"eva", "gaussian", "mica", "orthogonal"}
 """Values of `init_lora_weights` that leave the model's own weights as they are."""
 
@@ -102,7 +106,7 @@ def _refuse_changed_start(path: Path, start: Any) -> None:
 
 
 def _rank(path: Path, key: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
         raise CheckpointError(path, f"`{key}` must be a whole number from 1, not {short(value)}")
     return value
 
@@ -132,6 +136,12 @@ def _patterns(path: Path, key: str, content: Mapping[str, Any], check: Any) -> d
         raise CheckpointError(path, f"`{key}` must map names to numbers, not {short(given)}")
     found = {}
     for pattern, value in given.items():
+        if _may_be_endless(pattern):
+            raise CheckpointError(
+                path,
+                f"`{key}` has {short(pattern)}, which may take for ever to look for; spell the "
+                "names of the modules out",
+            )
         try:
             compiled = re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, RecursionError, OverflowError) as error:
@@ -140,3 +150,15 @@ def _patterns(path: Path, key: str, content: Mapping[str, Any], check: Any) -> d
             ) from error
         found[compiled] = check(path, f"{key}.{pattern[:80]}", value)
     return found
+
+
+def _may_be_endless(pattern: str) -> bool:
+    """True where looking for a pattern can take longer than anybody waits.
+
+    Python tries every way to share a text out among repetitions and choices: exponentially many
+    when a group is repeated. Judged by the spelling alone, and rather too strictly.
+    """
+    plain = re.sub(r"\[[^]]*\]", "c", re.sub(r"\\\D", "c", pattern))
+    if re.search(r"\)[*+{]|\\\d|\(\?P=", plain):  # a repeated group, or what a group has matched
+        return True
+    return any(len(re.findall(what, plain)) > most for what, most in MOST.items())

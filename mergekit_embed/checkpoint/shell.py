@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .tensor import short
-from .weights import inside, read_json, read_object
+from .weights import MAX_TOKENIZER_BYTES, inside, is_file, read_bytes, read_json, read_object
 
 ASPECTS = {
     "pooling": "pools by",
@@ -110,7 +110,7 @@ def read_modules(root: Path) -> tuple[Module, ...]:
         CheckpointError: when modules.json is broken or names a folder outside the model's.
     """
     path = root / "modules.json"
-    if not path.is_file():
+    if not is_file(path):
         return ()
     entries = read_json(path)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -155,7 +155,7 @@ def describe(root: Path, modules: Sequence[Module]) -> Mapping[str, Fact]:
     transformer = transformer_folder(root, modules)
     facts |= _tokenizer(root, transformer)
     config = transformer / "config.json"
-    if config.is_file():
+    if is_file(config):
         value = read_object(config)
         model_type = value.get("model_type", "unknown")
         facts["config"] = Fact(
@@ -246,8 +246,8 @@ def _tokenizer(root: Path, transformer: Path) -> dict[str, Fact]:
     """
     digests: dict[str, dict[str, str]] = {"vocabulary": {}, "tokenizer": {}}
     for name in TOKENIZER_FILES:
-        path = transformer / name if (transformer / name).is_file() else root / name
-        if path.is_file():
+        path = transformer / name if is_file(transformer / name) else root / name
+        if is_file(path):
             for aspect, content in _tokenizer_parts(path).items():
                 digests[aspect][name] = hashlib.sha256(content).hexdigest()
     return {
@@ -260,10 +260,10 @@ def _tokenizer(root: Path, transformer: Path) -> dict[str, Fact]:
 def _tokenizer_parts(path: Path) -> dict[str, bytes]:
     """The numbering and the rest of a file; truncation and padding are settings, not part of it."""
     if path.name == "merges.txt":
-        return {"tokenizer": path.read_bytes()}
-    content = read_json(path) if path.name == "tokenizer.json" else None
+        return {"tokenizer": read_bytes(path, MAX_TOKENIZER_BYTES)}
+    content = read_json(path, MAX_TOKENIZER_BYTES) if path.name == "tokenizer.json" else None
     if not isinstance(content, dict):
-        return {"vocabulary": path.read_bytes()}
+        return {"vocabulary": read_bytes(path, MAX_TOKENIZER_BYTES)}
     model = content.get("model")
     model = model if isinstance(model, dict) else {}
     vocabulary = model.get("vocab")
@@ -319,11 +319,15 @@ def difference(mine: Fact, theirs: Fact) -> tuple[str, str]:
         common = sorted(mine.value.keys() & theirs.value.keys())
         keys = [key for key in common if mine.value[key] != theirs.value[key]][:3]
         if keys and "(digest)" not in mine.words:
-            left = ", ".join(f"{key}={mine.value[key]!r}" for key in keys)
-            right = ", ".join(f"{key}={theirs.value[key]!r}" for key in keys)
+            left = ", ".join(f"{key}={short(mine.value[key])}" for key in keys)
+            right = ", ".join(f"{key}={short(theirs.value[key])}" for key in keys)
             return left, right
         if keys:
             key = keys[0]
             left, right = (f"{key} {fact.value[key][:12]} (digest)" for fact in (mine, theirs))
             return left, right
-    return mine.words, theirs.words
+    return _cut(mine.words), _cut(theirs.words)
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= 400 else words[:397] + "..."

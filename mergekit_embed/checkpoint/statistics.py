@@ -8,7 +8,7 @@ one. `statistics.json` says what was measured, and how.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +77,6 @@ def _names(root: Path, listed: Any) -> frozenset[str]:
 
 def _norm(root: Path, norm: Any) -> float:
     number = isinstance(norm, int | float) and not isinstance(norm, bool)
-    if not number or not 0.0 < norm < math.inf:
+    if not number or not 0.0 < norm <= sys.float_info.max:
         raise CheckpointError(root / SUMMARY, f"`norm` must be above 0, not {short(norm)}")
     return float(norm)

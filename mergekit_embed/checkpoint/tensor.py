@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeGuard
@@ -109,14 +110,14 @@ class StoredTensor:
 
 
 def is_name(name: object) -> TypeGuard[str]:
-    """True for a name that can be written again: a string, of sane length, without surrogates."""
+    """True for a name that can be written again and shown: of sane length, all of it printable.
+
+    Half characters (surrogates) cannot be written; line ends, escapes and marks that turn the
+    direction of text would let a name write to the terminal what no command has said.
+    """
     if not isinstance(name, str) or len(name) > MAX_NAME_CHARACTERS or name == METADATA:
         return False
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return name.isprintable()
 
 
 def is_possible(shape: Shape, dtype: DType) -> bool:
@@ -130,7 +131,19 @@ def is_possible(shape: Shape, dtype: DType) -> bool:
     return math.prod(size for size in shape if size) * dtype.bits <= 8 * MAX_BYTES
 
 
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel = 4
+_SHOWN.maxlist = _SHOWN.maxtuple = _SHOWN.maxdict = 20
+_SHOWN.maxstring = _SHOWN.maxlong = _SHOWN.maxother = 160
+
+
 def short(value: object) -> str:
-    """A value from a file as an error shows it: a hostile one may fill many screens."""
-    spelled = repr(value)
+    """A value from a file as an error shows it: a hostile one may fill many screens.
+
+    It may also be nested so deeply, or hold itself so often, that spelling it out would never end.
+    """
+    try:
+        spelled = _SHOWN.repr(value)
+    except ValueError:  # Python spells no whole number of many thousands of digits
+        return f"a very large {type(value).__name__}"
     return spelled if len(spelled) <= 160 else spelled[:157] + "..."

@@ -17,10 +17,13 @@ from .folder import Checkpoint, Component
 from .names import bare
 from .shell import TOKENIZER_FILES, transformer_folder
 from .tensor import short
-from .weights import MAX_JSON_BYTES, read_json, read_object
+from .weights import MAX_TOKENIZER_BYTES, is_file, read_bytes, read_json, read_object
 
 MAX_NUMBER = 2**31 - 1
 """What `tokenizers` and the tables of rows here have for a token's number."""
+
+MAX_ROWS = 2**24
+"""Of a table whose rows are moved: the number of each is in memory."""
 
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
@@ -100,7 +103,11 @@ def find_tables(component: Component) -> Tables | None:
     as the input's table has. Rows may be more than tokens.
     """
     tensors = component.tensors
-    inputs = [name for name in tensors if _is_input(component, name) and tensors[name].shape]
+    inputs = [
+        name
+        for name, tensor in tensors.items()
+        if _is_input(component, name) and tensor.shape and tensor.count
+    ]
     if not inputs:
         return None
     rows = tensors[inputs[0]].shape[0]
@@ -132,13 +139,17 @@ def read_vocabulary(model: Checkpoint) -> Vocabulary:
         CheckpointError: when the files are broken, or are SentencePiece's alone.
     """
     folder = tokenizer_folder(model)
-    if (folder / "tokenizer.json").is_file():
+    if is_file(folder / "tokenizer.json"):
         return _from_tokenizer_json(folder / "tokenizer.json")
     beside = read_object(folder / "added_tokens.json")
     for name in ("vocab.txt", "vocab.json"):
         file = folder / name
         if file.is_file():
-            listed = _lines(file) if name == "vocab.txt" else _mapping(read_json(file), file)
+            listed = (
+                _lines(file)
+                if name == "vocab.txt"
+                else _mapping(read_json(file, MAX_TOKENIZER_BYTES), file)
+            )
             return _checked(listed, beside, file)
     found = [name for name in SENTENCEPIECE if (folder / name).is_file()]
     has = f"has {found[0]} and no tokenizer.json" if found else "has no tokenizer"
@@ -151,10 +162,8 @@ def read_vocabulary(model: Checkpoint) -> Vocabulary:
 
 def _lines(file: Path) -> dict[str, Any]:
     """A token a line, numbered by its line; of equal lines the last counts, as in transformers."""
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(file, "is too large for a vocabulary")
     try:
-        lines = file.read_bytes().decode().replace("\r\n", "\n").split("\n")
+        lines = read_bytes(file, MAX_TOKENIZER_BYTES).decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise CheckpointError(file, "is not a text file in UTF-8") from error
     if not lines[-1]:
@@ -169,7 +178,7 @@ def _mapping(content: Any, file: Path) -> dict[str, Any]:
 
 
 def _from_tokenizer_json(file: Path) -> Vocabulary:
-    content = _mapping(read_json(file), file)
+    content = _mapping(read_json(file, MAX_TOKENIZER_BYTES), file)
     model = content.get("model")
     listed = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(listed, list):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -17,7 +19,19 @@ INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
-MAX_JSON_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 10_000_000
+"""Of settings and indexes; an index of 100,000 tensors fits."""
+
+MAX_TOKENIZER_BYTES = 2**26
+"""Of files with a vocabulary; the largest that are known take half of it."""
+
+MAX_JSON_DEPTH = 64
+"""Whatever looks at a value goes down into it, and Python cannot go down for ever."""
+
+BYTES_A_LIST = 8
+"""Real files have more bytes for each list or object; those of nothing but brackets would take 25
+times their size in memory. Not asked of small files."""
+
 MAX_PATH_BYTES = 255
 """What file systems take for one name; no model needs more for a whole path."""
 
@@ -53,31 +67,86 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
     raise CheckpointError(folder, f"holds no weights ({SINGLE}, {INDEX} or {PICKLE})")
 
 
-def read_json(path: Path) -> Any:
+def is_file(path: Path) -> bool:
+    """True for a file, and for a link to one: the Hub's cache is made of links.
+
+    Raises:
+        CheckpointError: for anything else in its place, which must not be taken for nothing.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        raise CheckpointError(path, "is not a file, nor a link to one; remove it or put it right")
+    return False
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """A file that must not be large, whole.
+
+    Raises:
+        CheckpointError: when it is missing, or larger than `most`.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                told = f"no more than {most:,} are read of such a file"
+                raise CheckpointError(path, f"is too large, {size:,} bytes; {told}")
+            return file.read(size)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
     """A JSON file of a model folder.
 
     Raises:
-        CheckpointError: when it is missing, huge, or not JSON.
+        CheckpointError: when it is missing, larger than `most` bytes, not JSON, says one thing
+            twice, or is nested without end.
     """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
+            raise CheckpointError(path, f"has {short(twice)} twice in one object")
+        return found
+
+    raw = read_bytes(path, most)
+    if raw.count(b"[") + raw.count(b"{") > max(len(raw) // BYTES_A_LIST, 100_000):
+        raise CheckpointError(path, "has more lists and objects in it than a file of a model")
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(path, "is too large for a JSON file of a model")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+        content = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"is not valid JSON: {error}") from error
+    if _is_deep(content):
+        raise CheckpointError(path, f"is nested more than {MAX_JSON_DEPTH} deep")
+    return content
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def _is_deep(content: Any) -> bool:
+    level = [content] if isinstance(content, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH):
+        level = [
+            item
+            for value in level
+            for item in (value.values() if isinstance(value, dict) else value)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def read_object(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON file of a model folder that must hold an object; empty when there is no such file.
 
     Raises:
-        CheckpointError: when it is huge, not JSON, or anything but an object.
+        CheckpointError: as for `read_json`, or when it holds anything but an object.
     """
-    if not path.is_file():
+    if not is_file(path):
         return {}
-    content = read_json(path)
+    content = read_json(path, most)
     if not isinstance(content, dict):
         raise CheckpointError(path, "is not a JSON object")
     return content
@@ -107,16 +176,16 @@ def _read_shards(index: Path, reader: Reader) -> dict[str, StoredTensor]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(index, "has no `weight_map` from tensors to files")
     found: dict[str, StoredTensor] = {}
-    shards: dict[str, dict[str, StoredTensor]] = {}
+    shards: dict[Path, dict[str, StoredTensor]] = {}
     for name, file in weight_map.items():
-        path = inside(index.parent, file, index)
-        if file not in shards:
+        path = inside(index.parent, file, index)  # one path, however often `./` is in front
+        if path not in shards:
             if not path.is_file():
                 raise CheckpointError(index, f"names the shard {short(file)}, which is not there")
-            shards[file] = reader(path)
-        if name not in shards[file]:
+            shards[path] = reader(path)
+        if name not in shards[path]:
             raise CheckpointError(
                 index, f"places {short(name)} in {short(file)}, which does not hold it"
             )
-        found[name] = shards[file][name]
+        found[name] = shards[path][name]
     return found

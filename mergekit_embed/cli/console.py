@@ -69,12 +69,12 @@ def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = No
         return
     if isinstance(error, ProblemsError):
         for problem in error.problems:
-            click.echo(str(problem), err=True)
+            click.echo(printable(str(problem)), err=True)
         count = len(error.problems)
         error_line = f"{count} problem{'s' if count > 1 else ''}; nothing was touched"
         click.echo(click.style(error_line, fg="red", bold=True), err=True)
         return
-    click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+    click.echo(click.style("error: ", fg="red", bold=True) + printable(str(error)), err=True)
     if kept := _kept(error):
         click.echo(kept, err=True)
 
@@ -82,6 +82,17 @@ def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = No
 def _kept(error: BaseException | None) -> str | None:
     """What an error says of that which is kept for another run, as notes of exceptions are."""
     return "; ".join(getattr(error, "__notes__", ())) or None
+
+
+LONGEST = 4000
+"""Characters of a message; what hostile files are called, or say, may fill many screens."""
+
+
+def printable(text: str) -> str:
+    """A text on one line, without what a file may hold that commands the terminal."""
+    cut = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    spelled = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    return "".join(spelled)
 
 
 def terminable() -> None:

@@ -65,10 +65,11 @@ def merge_adapters(
     """
     started = time.perf_counter() if started is None else started
     plan.check_disk()
-    with Staging(plan.output, plan.check) as staging, Reader() as reader:
-        work = _Work(plan, reader, staging, progress or Silent())
-        with np.errstate(all="ignore"):  # what is not finite is told by name
-            work.run()
+    with Staging(plan.output, plan.check) as staging:
+        with Reader() as reader:
+            work = _Work(plan, reader, staging, progress or Silent())
+            with np.errstate(all="ignore"):  # what is not finite is told by name
+                work.run()
         staging.commit()
     return AdapterResult(
         path=plan.output,

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.shell import read_modules
-from ..checkpoint.weights import has_weights, read_object
+from ..checkpoint.weights import has_weights, is_file, read_object
 from ..errors import (
     ChangedError,
+    CheckpointError,
     MergekitEmbedError,
     NonFiniteError,
     OutputError,
@@ -83,7 +84,9 @@ def check_destination(plan: Plan) -> None:
 
     Raises:
         OutputExistsError: saying what is there and what would replace it.
+        CheckpointError: when something is to be copied into it that is no file.
     """
+    _shell_files(plan.shell.root)
     folders = [(model.label, model.root) for model in plan.opened]
     folders += [(model.label, model.adapter) for model in plan.opened if model.adapter]
     role = "one of the models to be merged"
@@ -102,8 +105,14 @@ def check_disk(plans: Sequence[Plan]) -> None:
     for together in disks.values():
         check_space(
             together[0].output,
-            *(plan.bytes_out - left_behind(plan.output) for plan in together),
+            *(_bytes_written(plan) - left_behind(plan.output) for plan in together),
         )
+
+
+def _bytes_written(plan: Plan) -> int:
+    """Of the weights, and at most of all other files."""
+    copied = _shell_files(plan.shell.root)
+    return plan.bytes_out + sum(path.stat().st_size for path in copied)
 
 
 def is_model(folder: Path) -> bool:
@@ -326,12 +335,23 @@ def _edited(plan: Plan, path: str, source: Path | bytes) -> dict[str, Any] | Non
 
 
 def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
+    """The files of a model that are copied; links to files count as these.
+
+    Raises:
+        CheckpointError: for a device, which could be read without end, and for a link to a folder,
+            which may hold itself, or everything on the disk.
+    """
     found = []
     for entry in (folder or root).iterdir():
         if entry.name in NOT_SHELL or entry.name.startswith("checkpoint-"):
             continue
+        if entry.is_symlink() and entry.is_dir():
+            told = "is a link to a folder, which is not copied into the result"
+            raise CheckpointError(entry, f"{told}; remove it, or put the folder in its place")
         if entry.is_dir():
             found += _shell_files(root, entry)
-        elif entry.suffix not in OTHER_WEIGHTS and not entry.name.endswith(".index.json"):
+        elif entry.suffix in OTHER_WEIGHTS or entry.name.endswith(".index.json"):
+            continue
+        elif is_file(entry):
             found.append(entry)
     return found

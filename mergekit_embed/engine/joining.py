@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.tensor import short
-from ..checkpoint.weights import read_object
+from ..checkpoint.weights import MAX_TOKENIZER_BYTES, read_object
 
 TOKENIZER = "tokenizer.json"
 
@@ -66,12 +66,12 @@ def join(
         CannotJoinError: when the file cannot hold the tokens under these numbers.
         CheckpointError: when a file is broken.
     """
-    content = read_object(first / TOKENIZER)
+    content = read_object(first / TOKENIZER, MAX_TOKENIZER_BYTES)
     model = content["model"]
     added = list(content.get("added_tokens") or [])
     old = len(added)
     for one in others:
-        theirs = read_object(one.folder / TOKENIZER)
+        theirs = read_object(one.folder / TOKENIZER, MAX_TOKENIZER_BYTES)
         _take_pieces(model, theirs["model"], one.tokens, numbers)
         added += [
             {**token, "id": numbers[token["content"]]}

@@ -130,9 +130,15 @@ def nested_plans(models: Iterable[Checkpoint]) -> tuple[Plan, ...]:
 
 def plans_within(plan: Plan) -> list[Plan]:
     """The plan and those of all its nested recipes, each once, the innermost last."""
-    found = {id(plan): plan}
-    for inner in plan.nested:
-        found |= {id(one): one for one in plans_within(inner)}
+    found: dict[int, Plan] = {}
+
+    def walk(one: Plan) -> None:
+        if id(one) not in found:
+            found[id(one)] = one
+            for inner in one.nested:
+                walk(inner)
+
+    walk(plan)
     return list(found.values())
 
 

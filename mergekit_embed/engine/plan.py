@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +195,12 @@ class Plan:
     overwrite: bool = False
     inputs: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """How many recipes deep the members are nested: 0 where all are models."""
         return 1 + max((plan.depth for plan in self.nested), default=-1)
 
-    @property
+    @cached_property
     def opened(self) -> tuple[Checkpoint, ...]:
         """The members and the base, and in place of those that are recipes their own, each once."""
         own = (*self.members, *((self.base,) if self.base else ()))

@@ -30,6 +30,9 @@ def _no_merged(tensor: MergedTensor, start: int, stop: int) -> Raw:
 class Reader:
     """Open files by path; a context manager that closes them.
 
+    It ends with a `ChangedError` where one of them was written to meanwhile: what has been read
+    before and after need not belong together.
+
     Reads by position (`pread`), not through a mapping: mapped pages would count as memory of the
     process and grow with the checkpoint.
     """
@@ -38,6 +41,7 @@ class Reader:
         """`stamps` is how files were when the merge was planned, and have to be still."""
         self._stamps = stamps or {}
         self._files: dict[Path, int] = {}
+        self._opened: dict[Path, Stamp] = {}
         self._factors: OrderedDict[StoredTensor, Doubles] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes_read = 0
@@ -52,12 +56,16 @@ class Reader:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        with self._lock:
-            for descriptor in self._files.values():
-                os.close(descriptor)
-            self._files.clear()
+        try:
+            if error is None:
+                self._refuse_changed()
+        finally:
+            with self._lock:
+                for descriptor in self._files.values():
+                    os.close(descriptor)
+                self._files.clear()
 
-    def refuse_changed(self) -> None:
+    def _refuse_changed(self) -> None:
         """Refuse files that have been written to since they were opened, or replaced.
 
         Raises:
@@ -66,8 +74,8 @@ class Reader:
         """
         with self._lock:
             for path, descriptor in self._files.items():
-                refuse_changed(path, Stamp.of(os.fstat(descriptor)), self._stamps.get(path))
-                refuse_changed(path, stamp(path), self._stamps.get(path))
+                refuse_changed(path, Stamp.of(os.fstat(descriptor)), self._opened[path])
+                refuse_changed(path, stamp(path), self._opened[path])
 
     def read(self, tensor: Tensor, start: int, stop: int) -> Raw:
         """Elements `start` to `stop` of the tensor in C order, as bytes of the type `read_as`.
@@ -183,8 +191,11 @@ class Reader:
     def _descriptor(self, path: Path) -> int:
         with self._lock:
             if path not in self._files:
-                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                refuse_changed(path, Stamp.of(os.fstat(self._files[path])), self._stamps.get(path))
+                # Opening a pipe, which somebody may have put in the place of the file, would wait.
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+                self._files[path] = os.open(path, flags)
+                self._opened[path] = Stamp.of(os.fstat(self._files[path]))
+                refuse_changed(path, self._opened[path], self._stamps.get(path))
             return self._files[path]
 
     def _count(self, size: int) -> None:

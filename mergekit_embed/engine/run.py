@@ -122,7 +122,6 @@ def run(
         progress.start(running.bytes_to_go_through(), len(wanted))
         running.measure_groups()
         running.merge(sinks)
-        reader.refuse_changed()
         notes = tuple(running.notes_of(plan) for plan in plans)
         return Ran(reader.bytes_read, notes)
 

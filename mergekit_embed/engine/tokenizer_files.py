@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint import Checkpoint, Vocabulary
 from ..checkpoint.shell import TOKENIZER_FILES, Fact, same
 from ..checkpoint.vocabulary import tokenizer_folder
-from ..checkpoint.weights import read_object
+from ..checkpoint.weights import MAX_TOKENIZER_BYTES, read_object
 from .edits import POSITIONS
 from .joining import TOKENIZER, CannotJoinError, Contribution, check_alike, join
 
@@ -92,7 +92,8 @@ def unjoinable(shell: Checkpoint, others: Sequence[Checkpoint]) -> list[tuple[Ch
         if mine is None or theirs is None or not both or same(mine, theirs):
             continue
         try:
-            check_alike(*(read_object(tokenizer_folder(m) / TOKENIZER) for m in (shell, model)))
+            files = (tokenizer_folder(m) / TOKENIZER for m in (shell, model))
+            check_alike(*(read_object(file, MAX_TOKENIZER_BYTES) for file in files))
         except CannotJoinError as error:
             message = (
                 f"{model.label} {error}, so that no tokenizer can cut texts as both do. Drop this "

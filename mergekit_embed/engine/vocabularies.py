@@ -24,7 +24,7 @@ from ..checkpoint import (
     read_vocabulary,
 )
 from ..checkpoint.remapped import Rows, fallback_for
-from ..checkpoint.vocabulary import SENTENCEPIECE
+from ..checkpoint.vocabulary import MAX_ROWS, SENTENCEPIECE
 from ..errors import CheckpointError, Problem
 from ..recipe import Recipe
 from ..recipe.values import Path as Place
@@ -203,6 +203,9 @@ class _Planning:
                 has = "several tables" if model.tables else "no table that is known"
                 self._problem(model.place, f"{label} has {has} of token embeddings")
                 continue
+            if model.rows > MAX_ROWS:
+                message = f"{model.checkpoint.label} has a table of {model.rows:,} rows"
+                self._problem(model.place, f"{message}; no more than {MAX_ROWS:,} can be moved")
             for name, tensor in model.tensors.items():
                 if not tensor.dtype.is_float:
                     message = f"{label} stores {name} as {tensor.dtype}, whose rows cannot be moved"

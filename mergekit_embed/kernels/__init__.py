@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from ..dtypes import DType
 from ..errors import UsageError
+from .affine import NEARLY_ONE as NEARLY_ONE
 
 BLOCK = 65536
 """Elements of a block of a long sum; chunks of a tensor begin at multiples of it."""
@@ -39,9 +40,6 @@ CPU_BLOCKS = 4
 
 CPU_LIVE_BLOCKS = 64
 """Blocks of all vectors together on a CPU; with many members, chunks get smaller."""
-
-NEARLY_ONE = 2.0**-44
-"""Coefficients whose sum is this close to 1 were meant to sum to 1."""
 
 BACKENDS = ("auto", "numba", "torch")
 

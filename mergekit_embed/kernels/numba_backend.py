@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from ..dtypes import DType
 from . import (
     BLOCK,
     DIGIT_BITS,
-    NEARLY_ONE,
     Band,
     Combine,
     Divide,
@@ -39,11 +37,10 @@ from . import (
 from . import numba_consensus as consensus_kernels
 from . import numba_elements as element_kernels
 from . import numba_mixtures as mixture_kernels
+from .affine import sums_to_one
+from .beside import Beside
 from .draw import signed
 from .numba_pieces import KINDS
-
-if TYPE_CHECKING:
-    from .torch_backend import TorchKernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +105,18 @@ class NumbaKernels:
 
     def __init__(self) -> None:
         self.workers = cpu_workers()
-
-    @cached_property
-    def _torch(self) -> TorchKernels:
-        from .torch_backend import TorchKernels, choose_device
-
-        return TorchKernels(choose_device("cpu"))
+        self._beside = Beside()
 
     def _to_torch(self, vectors: Sequence[Stored]) -> list[Any]:
-        return [self._torch.load(vector.raw, vector.dtype) for vector in vectors]
+        return [self._beside.torch.load(vector.raw, vector.dtype) for vector in vectors]
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self) -> AbstractContextManager[None]:
         """See `Kernels.session`."""
-        yield
+        return self._beside.session()
 
-    @contextmanager
-    def worker(self) -> Iterator[None]:
+    def worker(self) -> AbstractContextManager[None]:
         """See `Kernels.worker`."""
-        yield
+        return nullcontext()
 
     def chunk_blocks(self, vectors: int) -> int:
         """See `Kernels.chunk_blocks`: what lies in the second cache as it was read."""
@@ -176,13 +166,12 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.mixture`."""
-        affine = np.abs(coefficients.sum(axis=-1) - 1.0) <= NEARLY_ONE
         out = np.empty(vectors[0].count * dtype.itemsize, np.uint8)
         finite = mixture_kernels.mixture(
             *_many(vectors),
             *_one(origin),
             np.ascontiguousarray(coefficients),
-            affine,
+            sums_to_one(coefficients),
             layout.length,
             layout.inner,
             origin is not None or dtype is DType.F64,
@@ -198,8 +187,8 @@ class NumbaKernels:
     ) -> NDArray[np.int64]:
         """See `Kernels.histogram`."""
         if isinstance(measure, Importance):
-            many = self._to_torch([*vectors, origin])
-            return self._torch.histogram(many[:-1], many[-1], measure, prefix, shift)
+            *many, start = self._to_torch([*vectors, origin])
+            return self._beside.torch.histogram(many, start, measure, prefix, shift)
         counts = np.zeros(2**DIGIT_BITS, np.int64)
         consensus_kernels.histogram(
             *_many(vectors), *_one(origin), _member(measure), origin.count, prefix, shift, counts
@@ -211,10 +200,9 @@ class NumbaKernels:
     ) -> tuple[Doubles, int]:
         """See `Kernels.measured`."""
         if isinstance(measure, Importance):
-            many = self._to_torch([*vectors, origin])
-            return self._torch.measured(many[:-1], many[-1], measure, low, high)
-        out = np.empty(origin.count)
-        least, most = np.array([low, high]).view(np.uint64)
+            *many, start = self._to_torch([*vectors, origin])
+            return self._beside.torch.measured(many, start, measure, low, high)
+        out, (least, most) = np.empty(origin.count), np.array([low, high]).view(np.uint64)
         found, above = consensus_kernels.gather(
             *_many(vectors), *_one(origin), _member(measure), origin.count, least, most, out
         )
@@ -225,8 +213,8 @@ class NumbaKernels:
     ) -> NDArray[np.int64]:
         """See `Kernels.tally`."""
         if isinstance(measure, Importance):
-            many = self._to_torch([*vectors, origin])
-            return self._torch.tally(many[:-1], many[-1], measure, limits)
+            *many, start = self._to_torch([*vectors, origin])
+            return self._beside.torch.tally(many, start, measure, limits)
         counts, bits = np.zeros(len(limits), np.int64), _doubles(limits).view(np.uint64)
         consensus_kernels.tally(
             *_many(vectors), *_one(origin), _member(measure), origin.count, bits, counts
@@ -325,15 +313,16 @@ class NumbaKernels:
     ) -> NDArray[np.bool_]:
         from .torch_elements import masks_of
 
-        many = self._to_torch([*vectors, origin])
-        mask: NDArray[np.bool_] = masks_of(many[:-1], many[-1], [keep])[0].numpy()
+        *many, start = self._to_torch([*vectors, origin])
+        mask: NDArray[np.bool_] = masks_of(many, start, [keep])[0].numpy()
         return mask
 
     def centre(
         self, vectors: Sequence[Stored], trim: int, dtype: DType, divide: Divide | None = None
     ) -> Output:
         """See `Kernels.centre`."""
-        out, count = np.empty(vectors[0].count * dtype.itemsize, np.uint8), vectors[0].count
+        count = vectors[0].count
+        out = np.empty(count * dtype.itemsize, np.uint8)
         finite = element_kernels.centre(
             *_many(vectors), trim, *_divided(divide), KINDS[dtype], _address(out), count
         )
@@ -389,8 +378,7 @@ class NumbaKernels:
         self, grams: Sequence[Stored], size: int, weight: Doubles, alpha: float
     ) -> Regressor:
         """See `Kernels.regressor`."""
-        with self._torch.session():
-            return self._torch.regressor(self._to_torch(grams), size, weight, alpha)
+        return self._beside.torch.regressor(self._to_torch(grams), size, weight, alpha)
 
     def regress(
         self,
@@ -401,13 +389,12 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.regress`."""
-        many = self._to_torch(vectors)
-        return self._torch.regress(many, regressor, transposed, dtype, divide)
+        handed = self._to_torch(vectors)
+        return self._beside.torch.regress(handed, regressor, transposed, dtype, divide)
 
     def is_finite(self, vector: Stored) -> bool:
         """See `Kernels.is_finite`."""
-        found: bool = element_kernels.is_finite(*_one(vector), vector.count)
-        return found
+        return bool(element_kernels.is_finite(*_one(vector), vector.count))
 
 
 def _member(measure: Measure) -> int:

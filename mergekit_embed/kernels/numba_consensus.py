@@ -58,7 +58,10 @@ def order_rows(rows, number, count):
 
 @compiled
 def spread(kinds, addresses, start, count, values, squares, out):
-    """The variance across the vectors: squares of all differences, the least first, over K^2."""
+    """The variance across the vectors: squares of all differences, the least first, over K^2.
+
+    Without the sign that a difference of infinities has, its bit pattern is above all others.
+    """
     members = len(kinds)
     deltas(kinds, addresses, -1, 0, start, count, values, out)
     out[:count] = 0.0
@@ -74,7 +77,7 @@ def spread(kinds, addresses, start, count, values, squares, out):
         add(squares[pair], out, count)
     if pairs:
         for i in range(count):
-            out[i] /= np.float64(members * members)
+            out[i] = abs(out[i] / np.float64(members * members))
 
 
 @compiled

@@ -107,14 +107,15 @@ def _divide_first(values, divisor, divided, count):
 
 @compiled
 def ranked(kind, address, origin_kind, origin, key, first, row, lowest, highest, count, mask):
-    """What `RankedDraw` keeps of a member, in whole rows."""
+    """What `RankedDraw` keeps of a member, in whole rows; what is no number ranks as infinity."""
     sizes, base = np.empty(row), np.empty(row)
     one = np.empty(1, np.bool_)
     for start in range(0, count, row):
         widen(kind, address, start, row, sizes)
         widen(origin_kind, origin, start, row, base)
         for i in range(row):
-            sizes[i] = abs(sizes[i] - base[i])
+            size = abs(sizes[i] - base[i])
+            sizes[i] = np.inf if np.isnan(size) else size
         ordered = np.sort(sizes)
         below = np.searchsorted(ordered, sizes, side="left")
         to = np.searchsorted(ordered, sizes, side="right")

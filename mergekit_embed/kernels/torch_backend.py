@@ -15,7 +15,6 @@ from ..errors import UsageError
 from . import (
     BLOCK,
     DIGIT_BITS,
-    NEARLY_ONE,
     Combine,
     Divide,
     Doubles,
@@ -29,6 +28,7 @@ from . import (
     cpu_chunk_blocks,
     cpu_workers,
 )
+from .affine import sums_to_one
 from .torch_elements import combined, halved, masks_of, measure_of
 from .torch_statistics import Solved, fisher_mean, regress, solve
 
@@ -155,7 +155,7 @@ class TorchKernels:
         factors = torch.from_numpy(np.ascontiguousarray(np.moveaxis(coefficients, -1, 0)))
         factors = factors[:, :, None, :].to(self.device)  # (K, outer, 1, inner)
         doubles = [v.double().reshape(-1, layout.length, layout.inner) for v in vectors]
-        affine = (factors.sum(dim=0) - 1.0).abs() <= NEARLY_ONE
+        affine = torch.from_numpy(sums_to_one(coefficients))[:, None, :].to(self.device)
         if origin is None:
             total = doubles[0] * factors[0]
             for double, factor in zip(doubles[1:], factors[1:], strict=True):
@@ -286,7 +286,9 @@ class TorchKernels:
         """See `Kernels.near`."""
         base = origin.double()
         delta = vector.double() - base
-        share = (reach / delta.abs().clamp(min=1e-6)).clamp(max=1.0)
+        # By a tensor: a number over a tensor is its product with reciprocals, which rounds twice.
+        reaches = torch.full_like(delta, reach)
+        share = (reaches / delta.abs().clamp(min=1e-6)).clamp(max=1.0)
         moved = torch.where(share == 1.0, vector.double(), base + share * delta)
         merged = torch.where(delta == 0, base, moved)
         finite = self.is_finite(vector) and self.is_finite(origin)

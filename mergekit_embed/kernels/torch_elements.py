@@ -30,13 +30,16 @@ def halved(terms: Tensor) -> Tensor:
 
 
 def measure_of(vectors: Sequence[Tensor], origin: Tensor, measure: Measure) -> Tensor:
-    """The measure of every element, float64 (n,), never negative."""
+    """The measure of every element, float64 (n,), never negative: what is no number is the largest.
+
+    Without the sign that a difference of infinities has, its bit pattern is above all others.
+    """
     base = origin.double()
     if isinstance(measure, Magnitude):
         return (vectors[measure.member].double() - base).abs_()
     if isinstance(measure, Importance):
-        return _importance(vectors[0].double(), base, measure.row)
-    return _variance([vector.double() for vector in vectors])
+        return _importance(vectors[0].double(), base, measure.row).abs_()
+    return _variance([vector.double() for vector in vectors]).abs_()
 
 
 def _variance(members: Sequence[Tensor]) -> Tensor:
@@ -107,8 +110,12 @@ def _shifted(bits: Tensor, by: int) -> Tensor:
 
 
 def _ranked_chance(delta: Tensor, keep: RankedDraw) -> Tensor:
-    """The probability of each element by the rank of its magnitude in its row."""
+    """The probability of each element by the rank of its magnitude in its row.
+
+    What is no number has no rank of its own, and takes that of infinity.
+    """
     size = delta.abs_().reshape(-1, keep.row)
+    size = torch.where(size.isnan(), torch.inf, size)
     ordered = size.sort(dim=1).values
     below = torch.searchsorted(ordered, size.contiguous(), right=False)
     to = torch.searchsorted(ordered, size.contiguous(), right=True)
@@ -122,12 +129,13 @@ def combined(deltas: Sequence[Tensor], masks: Tensor, how: Combine) -> Tensor:
     lone = masks.sum(dim=0) == 1 if how.lone_factors is not None else None
     terms = []
     for index, (delta, mask) in enumerate(zip(deltas, masks, strict=True)):
-        kept = torch.where(mask, delta, 0.0)
+        term = delta
         if how.factors[index] != 1.0:
-            kept = kept * float(how.factors[index])
+            term = term * float(how.factors[index])
         if lone is not None and how.lone_factors is not None:
-            kept = torch.where(lone, kept * float(how.lone_factors[index]), kept)
-        terms.append(kept * float(how.weight[index]))
+            term = torch.where(lone, term * float(how.lone_factors[index]), term)
+        # At last, since a factor may be infinite: what is not kept stays away from it.
+        terms.append(torch.where(mask, term * float(how.weight[index]), 0.0))
     counts = masks
     if how.vote:
         election = terms[0].clone()

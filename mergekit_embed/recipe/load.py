@@ -15,9 +15,10 @@ from ..dtypes import FLOAT_NAMES
 from ..errors import Problem, RecipeError
 from ..methods import Method, available
 from . import source, values
+from .bombs import refuse_large_numbers
 from .into_adapter import unsuited_for_an_adapter
 from .model import AdapterOutput, Edit, ExtendPositions, Member, Recipe, Slice, TempScale
-from .nested import name_of, nested_sources
+from .nested import Around, name_of, nested_sources
 from .source import Source
 from .suited import at, doubled, lists_of_models, members_among, spelled, unsuited
 from .sweep import points
@@ -80,12 +81,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def validate(origin: Source, outer: tuple[Path, ...] = ()) -> Recipe:
-    """Turn parsed YAML into a `Recipe`. `outer` are the files of the recipes that it is nested in.
+def validate(origin: Source, around: Around | None = None) -> Recipe:
+    """Turn parsed YAML into a `Recipe`; `around` are the recipes that it is nested in.
 
     Raises:
         RecipeError: with every problem, in the order of the file.
     """
+    refuse_large_numbers(origin)
     problems: list[Problem] = []
     parsed, shape_problems = _parse(origin)
     problems.extend(shape_problems)
@@ -97,31 +99,29 @@ def validate(origin: Source, outer: tuple[Path, ...] = ()) -> Recipe:
     if method is not None:
         problems.extend(unsuited(origin, method))
         problems.extend(unsuited_for_an_adapter(origin, method))
-    nested = _nested(origin, outer, problems)
+    nested = _nested(origin, (around or Around()).within(origin), problems)
     if problems or parsed is None or method is None:
         raise RecipeError(source.in_file_order(problems))
     return replace(_build(origin, parsed, method, given), nested=nested)
 
 
-def _nested(
-    origin: Source, outer: tuple[Path, ...], problems: list[Problem]
-) -> Mapping[str, Recipe]:
+def _nested(origin: Source, around: Around, problems: list[Problem]) -> Mapping[str, Recipe]:
     """The members that are recipes, validated; their problems are added to the others."""
     places: list[values.Path] = [("base_model",)]
     for place, models in lists_of_models(origin.data):
         places += [(*place, index, "model") for index in range(len(models))]
-    around = (*outer, origin.file.resolve()) if origin.file else outer
     found: dict[str, Recipe] = {}
     for place in places:
         try:
             for name, inner in nested_sources(origin, [place]):
-                if inner.file and not inner.prefix and inner.file.resolve() in around:
-                    problems.append(origin.problem(place, f"{name} is made of itself"))
+                wrong = around.refusal(name, inner)
+                if wrong:
+                    problems.append(origin.problem(place, wrong))
                 elif "sweep" in inner.data:
                     message = "a member is one model, and cannot have a sweep; sweep here instead"
                     problems.append(inner.problem(("sweep",), message, key=True))
                 else:
-                    found[name] = validate(inner, around)
+                    found[name] = around.once(inner, validate)
         except RecipeError as error:
             problems.extend(error.problems)
     return found

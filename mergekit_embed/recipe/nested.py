@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
 from . import source, values
 from .source import Source
 
+if TYPE_CHECKING:
+    from .model import Recipe
+
+MAX_NESTED = 16
+"""Recipes that a recipe may be nested in."""
+
 ENDINGS = (".yaml", ".yml")
 """How the name of a recipe's file ends."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """The files of the recipes that one is nested in, and what came of those that were looked at.
+
+    Where every recipe merges another twice, looking at each twice would never end.
+    """
+
+    files: tuple[Path | None, ...] = ()
+    known: dict[Path, Recipe | RecipeError] = field(default_factory=dict)
+
+    def within(self, origin: Source) -> Around:
+        """As it is for the members of a recipe."""
+        return Around((*self.files, origin.file.resolve() if origin.file else None), self.known)
+
+    def refusal(self, name: str, inner: Source) -> str | None:
+        """What keeps a recipe from being a member here."""
+        if _own_file(inner) in {*self.files} - {None}:
+            return f"{name} is made of itself"
+        if len(self.files) > MAX_NESTED:
+            return f"lies within more than {MAX_NESTED} recipes; merge some of them"
+        return None
+
+    def once(self, inner: Source, validate: Callable[[Source, Around], Recipe]) -> Recipe:
+        """The validated recipe; that of a file is made once.
+
+        Raises:
+            RecipeError: with every problem of it.
+        """
+        file = _own_file(inner)
+        if file is None:
+            return validate(inner, self)
+        if file not in self.known:
+            try:
+                self.known[file] = validate(inner, self)
+            except RecipeError as error:
+                self.known[file] = error
+        found = self.known[file]
+        if isinstance(found, RecipeError):
+            raise found
+        return found
+
+
+def _own_file(source: Source) -> Path | None:
+    """The file that a recipe is alone in; None for one that is written in place."""
+    return source.file.resolve() if source.file and not source.prefix else None
 
 
 def name_of(model: Any, place: values.Path) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 from ..errors import Problem, RecipeError
 from . import values
 
+MAX_BYTES = 2**18
+"""Thousands of members; YAML takes seconds to read as much."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -113,14 +116,14 @@ def read(path: Path) -> Source:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.reader import ReaderError
 
+    from .bombs import refuse_bomb, refuse_deep
+
     shown = str(path)
+    text = _text(path)
+    refuse_deep(text, shown)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError([Problem(shown, _reason(path, error))]) from error
-    except UnicodeDecodeError as error:
-        raise RecipeError([Problem(shown, "is not a text file in UTF-8")]) from error
-    try:
+        if "&" in text and "*" in text:
+            refuse_bomb(YAML(typ="rt").compose(text), shown)
         data = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -140,6 +143,20 @@ def read(path: Path) -> Source:
         wanted = "a recipe is a mapping with `merge_method:` and `models:`"
         raise RecipeError([Problem(shown, f"{found}; {wanted}")])
     return Source(data, path, shown)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            message = f"is too large; no more than {MAX_BYTES:,} bytes are read of a recipe"
+            raise RecipeError([Problem(str(path), message)])
+        return raw.decode()
+    except OSError as error:
+        raise RecipeError([Problem(str(path), _reason(path, error))]) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError([Problem(str(path), "is not a text file in UTF-8")]) from error
 
 
 def _reason(path: Path, error: OSError) -> str:

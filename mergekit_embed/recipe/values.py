@@ -145,7 +145,7 @@ def _valid_pattern(pattern: Any, path: Path, report: Report) -> bool:
     if is_regular_expression(pattern):
         try:
             re.compile(pattern[1:-1])
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             report(path, f"is not a regular expression: {error}")
             return False
     return True
