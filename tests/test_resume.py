@@ -461,17 +461,30 @@ def test_files_that_do_not_belong_there_do_not_come_into_the_model() -> None:
     assert merged()[0] == expected
 
 
-@pytest.mark.parametrize("wrong", ["not a number", "another integer"])
-def test_what_no_retry_can_mend_leaves_nothing(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def unreadable() -> mergekit_embed.CheckpointError:
+    error = mergekit_embed.CheckpointError("m1/model.safetensors", "cannot be read: Input/output")
+    error.__cause__ = OSError(errno.EIO, os.strerror(errno.EIO))
+    return error
+
+
+ERRORS = {
+    "not a number": (mergekit_embed.NonFiniteError("m1: tensor x holds not-a-number"), False),
+    "another integer": (mergekit_embed.PlanError([]), False),
+    "broken": (mergekit_embed.CheckpointError("m1", "has become shorter"), False),
+    "changed": (mergekit_embed.ChangedError("m1", "has changed"), False),
+    "unreadable": (unreadable(), True),
+    "a bug": (RuntimeError("in the middle"), True),
+}
+
+
+@pytest.mark.parametrize("wrong", ERRORS)
+def test_what_no_retry_can_mend_leaves_nothing(wrong: str) -> None:
     recipe()
     interrupt(10)
-    error = {
-        "not a number": mergekit_embed.NonFiniteError("m1: tensor x holds not-a-number"),
-        "another integer": mergekit_embed.PlanError([]),
-    }[wrong]
-    with interrupted_after(3, error):
-        assert boom_merge("recipe.yaml", "-o", OUT).code > 0
-    assert siblings(OUT.absolute()) == []
+    error, is_kept = ERRORS[wrong]
+    with interrupted_after(3, error), pytest.raises(type(error)):
+        mergekit_embed.merge("recipe.yaml", OUT)
+    assert siblings(OUT.absolute()) == ([PARTIAL.name] if is_kept else [])
     assert not OUT.exists()
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from ..checkpoint.shell import read_modules
 from ..checkpoint.weights import has_weights, is_file, read_object
 from ..errors import (
-    ChangedError,
     CheckpointError,
     MergekitEmbedError,
     NonFiniteError,
@@ -35,9 +34,6 @@ from .plan import Job, Plan, check_space, nearest_folder
 from .run import Learned
 from .staging import JOURNAL, Staging, check_place, left_behind, sync, write_json
 from .taking_over import verified, whole
-
-HOPELESS = (NonFiniteError, PlanError, ChangedError)
-"""What comes again however often the same merge is run."""
 
 OTHER_WEIGHTS = [
     ".bin",
@@ -77,6 +73,16 @@ NOT_SHELL = {
     "training_args.bin",
 }
 """What tells of one member's making, or repeats its weights."""
+
+
+def comes_again(error: BaseException) -> bool:
+    """True for an error that the same merge meets however often it is run.
+
+    A checkpoint that is broken stays so; one that the system could not read may be read next time.
+    """
+    if isinstance(error, CheckpointError):
+        return not isinstance(error.__cause__, OSError)
+    return isinstance(error, NonFiniteError | PlanError)
 
 
 def check_destination(plan: Plan) -> None:
@@ -269,7 +275,7 @@ class Destination(Staging):
 
     def keeps(self, error: BaseException) -> bool:
         """Keep what is finished, unless the error would come again."""
-        if isinstance(error, HOPELESS) or not self.folder.exists():
+        if comes_again(error) or not self.folder.exists():
             return False
         self._is_committing = False
         with suppress(OutputError):  # what was saved before stays good

@@ -80,9 +80,9 @@ def test_a_file_that_changes_between_plan_and_run_is_refused(
 ) -> None:
     original = reader.Reader.__init__
 
-    def late(self: reader.Reader) -> None:
+    def late(self: reader.Reader, *stamps: Any) -> None:
         change(ground.hostile / WEIGHTS)
-        original(self)
+        original(self, *stamps)
 
     monkeypatch.setattr(reader.Reader, "__init__", late)
     run(ground)
