@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import pickletools
 import re
 import struct
 import warnings
@@ -29,6 +30,15 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 FORBIDDEN = re.compile(r"GLOBAL (\S{1,100})")
 """How torch names what a pickle calls for and may not have."""
+
+SHARED = {"BINUNICODE", "GLOBAL", "REDUCE", "BINPERSID"}
+"""What makes the values that torch takes more than once."""
+
+MAX_AGAIN = 16
+"""Other values that may be taken again."""
+
+MAX_PROGRAM_BYTES = 2**22
+"""Of the pickle without the data: room for 20,000 tensors."""
 
 ORDER = b"little"
 
@@ -58,9 +68,14 @@ def _records(path: Path) -> dict[int, int]:
         if not zipfile.is_zipfile(path):
             raise CheckpointError(path, f"is truncated, or of PyTorch before 1.6; {ADVICE}")
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            return {
-                _data_offset(path, file, entry): entry.file_size for entry in archive.infolist()
-            }
+            records = {}
+            for entry in archive.infolist():
+                offset = _data_offset(path, file, entry)
+                records[offset] = entry.file_size
+                if entry.filename.endswith("data.pkl"):
+                    file.seek(offset)
+                    _refuse_bomb(path, file, entry.file_size)
+            return records
     except (OSError, ValueError, struct.error, NotImplementedError, zipfile.BadZipFile) as error:
         raise CheckpointError(path, f"cannot be read: {error}") from error
 
@@ -79,6 +94,28 @@ def _data_offset(path: Path, file: BinaryIO, entry: zipfile.ZipInfo) -> int:
     if entry.filename.lower().endswith("byteorder") and file.read(len(ORDER)) != ORDER:
         raise CheckpointError(path, f"does not hold little-endian numbers; {ADVICE}")
     return offset
+
+
+def _refuse_bomb(path: Path, file: BinaryIO, size: int) -> None:
+    """Refuse a program that takes too long to run; it is what comes next in the file.
+
+    It may make a tuple that holds another twice, which holds another twice, and so on; as the name
+    of a tensor that is hashed, which never ends. What torch writes takes strings, classes and
+    results again from what it has made before, and no tuples.
+    """
+    if size > MAX_PROGRAM_BYTES:
+        told = f"a pickle of {size:,} bytes; no more than {MAX_PROGRAM_BYTES:,} are read"
+        raise CheckpointError(path, f"has {told}; {ADVICE}")
+    plain: set[int] = set()
+    again, last = 0, ""
+    for operation, argument, _ in pickletools.genops(file.read(size)):
+        if "PUT" in operation.name and last in SHARED:
+            plain.add(int(argument or 0))
+        elif "GET" in operation.name:
+            again += int(argument or 0) not in plain
+        last = operation.name
+    if again > MAX_AGAIN:
+        raise CheckpointError(path, f"holds the same values again and again; {ADVICE}")
 
 
 def _load_without_data(path: Path) -> Any:

@@ -317,6 +317,21 @@ def lists_that_hold_lists_twice(ground: Ground) -> None:
     spoil(ground, **{"data.pkl": b"\x80\x02}X\x01\0\0\0a" + lists + b"s."})
 
 
+@attack(f"hostile/{PICKLE}", "again and again")
+def name_that_is_hashed_for_ever(ground: Ground) -> None:
+    """The same with tuples, in the place of a tensor's name: hashing it never ends."""
+    tuples = b"K\x01\x85q\x00"
+    for i in range(60):
+        tuples += b"h%c\x86q%c" % (i, i + 1)
+    spoil(ground, **{"data.pkl": b"\x80\x02}" + tuples + b"K\x01s."})
+
+
+@attack(f"hostile/{PICKLE}", "no more than")
+def program_of_megabytes(ground: Ground) -> None:
+    """A pickle that does nothing, for long."""
+    spoil(ground, **{"data.pkl": b"\x80\x02}" + b"K\x010" * 2**21 + b"."})
+
+
 @attack(f"hostile/{PICKLE}")
 def memory_for_the_asking(ground: Ground) -> None:
     """A text that claims four gigabytes."""
