@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 from ..dtypes import DType
@@ -51,8 +53,28 @@ def _load_without_scipy() -> None:
 if is_ours():
     _load_without_scipy()
 
-compiled = njit(nogil=True, cache=True, error_model="numpy")
-"""IEEE arithmetic as written: no reassociation, no fused operations."""
+
+class _Cache(FunctionCache):
+    """Compiled functions on disk. They are made again where they cannot be stored or read."""
+
+    def load_overload(self, sig, target_context):
+        """What is there of a function, or None."""
+        with suppress(OSError):
+            return super().load_overload(sig, target_context)
+
+    def save_overload(self, sig, data):
+        """Store a function, if the disk takes it: a merge needs no more than its memory."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+def compiled(function):
+    """Compile to IEEE arithmetic as written: no reassociation, no fused operations."""
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    # As `cache=True` does, which stops where no folder can be written or the disk is full.
+    with suppress(RuntimeError):
+        dispatcher._cache = _Cache(function)
+    return dispatcher
 
 
 @intrinsic
