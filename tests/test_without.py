@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import files, listed, write_recipe
+from helpers import listed, write_recipe
 from tensor_folders import random_model, raw_bytes, stored, write_folder
 
 import mergekit_embed
@@ -49,8 +49,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """A script in a process that takes the package from `package`, or from where it is."""
     where = package or Path(mergekit_embed.__file__).parents[1]
+    begin = f"import mergekit_embed as ours; assert ours.__file__.startswith({str(where)!r})\n"
     ran = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-P", "-c", begin + script, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -102,13 +103,18 @@ NOWHERE = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/cache"}
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Path:
-    """A copy of the package that takes no compiled functions: their folder is a file."""
-    root = tmp_path / "package"
-    source = Path(mergekit_embed.__file__).parent
+def copied(tmp_path: Path) -> Path:
+    """The folder of a copy of the package."""
+    root, source = tmp_path / "package", Path(mergekit_embed.__file__).parent
     shutil.copytree(source, root / "mergekit_embed", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "mergekit_embed" / "kernels" / "__pycache__").write_bytes(b"")
     return root
+
+
+@pytest.fixture
+def read_only(copied: Path) -> Path:
+    """A copy that takes no compiled functions: where their folder would be is a file."""
+    (copied / "mergekit_embed" / "kernels" / "__pycache__").write_bytes(b"")
+    return copied
 
 
 @pytest.mark.parametrize("cache", ["", "/dev/null/cache"])
@@ -131,10 +137,30 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 
 def test_a_merge_needs_no_room_for_compiled_functions(tmp_path: Path) -> None:
     """The disk takes the little model, and none of the functions."""
-    recipe, cache = recipe_of("linear", tmp_path, *SMALL), str(tmp_path / "cache")
-    run(LIMITED + MERGE, recipe, "cpu", tmp_path / "limited", NUMBA_CACHE_DIR=cache)
-    stored_functions = [path for path in files(Path(cache)) if path.endswith(".nbc")]
-    run(MERGE, recipe, "cpu", tmp_path / "usual", NUMBA_CACHE_DIR=cache)
-    more = [path for path in files(Path(cache)) if path.endswith(".nbc")]
-    assert len(more) > len(stored_functions)
+    recipe, cache = recipe_of("linear", tmp_path, *SMALL), tmp_path / "cache"
+    run(MERGE, recipe, "cpu", tmp_path / "usual")
+    run(LIMITED + MERGE, recipe, "cpu", tmp_path / "limited", NUMBA_CACHE_DIR=str(cache))
+    assert list(cache.rglob("*.mixture-*.nbi"))
+    assert not list(cache.rglob("*.mixture-*.nbc"))
     assert raw_bytes(tmp_path / "limited") == raw_bytes(tmp_path / "usual")
+
+
+LOOK = """
+import numpy as np
+from mergekit_embed.dtypes import DType
+from mergekit_embed.kernels import open_kernels
+kernels = open_kernels("cpu", "numba")
+print(kernels.is_finite(kernels.load(np.ones(4, np.float32).view(np.uint8), DType.F32)))
+"""
+
+
+def test_functions_that_were_compiled_of_other_sources_are_not_taken(copied: Path) -> None:
+    """Not even where only what they call has changed, in another file."""
+    assert run(LOOK, package=copied).stdout == "True\n"
+    kernels = copied / "mergekit_embed" / "kernels"
+    assert list((kernels / "__pycache__").glob("*is_finite*.nbc"))
+    pieces = kernels / "numba_pieces.py"
+    text, infinite = pieces.read_text(), "out[i] = np.inf"
+    pieces.write_text(text.replace("out[i] = np.float64(singles[i])", infinite))
+    assert infinite in pieces.read_text()
+    assert run(LOOK, package=copied).stdout == "False\n"

@@ -7,9 +7,11 @@ is one compiled kernel for all stored types and any number of vectors.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,8 +56,23 @@ if is_ours():
     _load_without_scipy()
 
 
+def _sources() -> str:
+    """A digest of all sources from which functions are compiled into each other."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+SOURCES = _sources()
+
+
 class _Cache(FunctionCache):
     """Compiled functions on disk. They are made again where they cannot be stored or read."""
+
+    def _index_key(self, sig, codegen):
+        """Numba itself sees to a change of the function's own file alone, not of what it calls."""
+        return *super()._index_key(sig, codegen), SOURCES
 
     def load_overload(self, sig, target_context):
         """What is there of a function, or None."""
