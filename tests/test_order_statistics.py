@@ -142,6 +142,19 @@ def test_every_rank_one_by_one(kind: str, backend: str, tmp_path: Path) -> None:
         check(tensor, [rank], backend, keep=bool(rank % 2))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("small")
+def test_few_different_numbers_are_counted_to_the_last_one(backend: str, tmp_path: Path) -> None:
+    counts = {0.0: 301, 0.5: 999, 0.75: 400, 2.0: 300}
+    values = np.random.default_rng(0).permutation(np.repeat(list(counts), list(counts.values())))
+    tensor = Tensor(values, np.float64(0.0), tmp_path)
+    ends = np.cumsum(list(reversed(counts.values()))).tolist()
+    for rank in {1, *ends, *(end + 1 for end in ends[:-1])}:
+        calls = check(tensor, [rank], backend, keep=True)
+        assert calls["tally"] == 1
+        assert calls["histogram"] == 0
+
+
 def misleading(count: int, seen: float | None, hidden: Array) -> Array:
     """`hidden`, but for where the sample looks: there are numbers from 10 on, or one alone."""
     windows = max(SAMPLED, count // 512) // WINDOW
@@ -164,6 +177,18 @@ def test_a_sample_that_misleads_is_found_out(
     tensor = Tensor(misleading(count, seen, hidden), np.float64(0.0), tmp_path)
     calls = check(tensor, [count // 2], backend, keep)
     assert calls["histogram"] >= 2  # one digit at least, in each of two chunks
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("small")
+def test_what_comes_next_to_all_that_a_sample_has_is_not_in_it(
+    backend: str, tmp_path: Path
+) -> None:
+    count = BLOCK + 5000
+    values = misleading(count, 10.0, np.random.default_rng(0).uniform(2.0, 3.0, count))
+    tensor, largest_ones = Tensor(values, np.float64(0.0), tmp_path), int((values == 10.0).sum())
+    assert check(tensor, [largest_ones], backend, keep=True)["histogram"] == 0
+    assert check(tensor, [largest_ones + 1], backend, keep=True)["histogram"] > 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -7,14 +7,18 @@ is one compiled kernel for all stored types and any number of vectors.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import cgutils
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
 from ..dtypes import DType
@@ -51,8 +55,43 @@ def _load_without_scipy() -> None:
 if is_ours():
     _load_without_scipy()
 
-compiled = njit(nogil=True, cache=True, error_model="numpy")
-"""IEEE arithmetic as written: no reassociation, no fused operations."""
+
+def _sources() -> str:
+    """A digest of all sources from which functions are compiled into each other."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+SOURCES = _sources()
+
+
+class _Cache(FunctionCache):
+    """Compiled functions on disk. They are made again where they cannot be stored or read."""
+
+    def _index_key(self, sig, codegen):
+        """Numba itself sees to a change of the function's own file alone, not of what it calls."""
+        return *super()._index_key(sig, codegen), SOURCES
+
+    def load_overload(self, sig, target_context):
+        """What is there of a function, or None."""
+        with suppress(OSError):
+            return super().load_overload(sig, target_context)
+
+    def save_overload(self, sig, data):
+        """Store a function, if the disk takes it: a merge needs no more than its memory."""
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+def compiled(function):
+    """Compile to IEEE arithmetic as written: no reassociation, no fused operations."""
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    # As `cache=True` does, which stops where no folder can be written or the disk is full.
+    with suppress(RuntimeError):
+        dispatcher._cache = _Cache(function)
+    return dispatcher
 
 
 @intrinsic
