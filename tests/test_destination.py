@@ -36,7 +36,6 @@ from tiny_models import read_tensors, to_pickle
 
 import mergekit_embed
 from mergekit_embed.engine import destination, execute, staging
-from mergekit_embed.engine.manifest import MANIFEST
 
 OUT = Path("out")
 PARTIAL = Path(".out.partial")
@@ -252,7 +251,7 @@ def test_of_many_merges_to_one_place_each_is_whole_or_refused() -> None:
         "out: another run is writing to it; wait for its end, or choose another folder with -o",
     }
     assert Path("out/who.txt").read_text() in plans
-    made = {"who.txt", MANIFEST, *files(Path("m1")).keys() - {"README.md"}}
+    made = {"who.txt", *files(Path("m1")).keys() - {"README.md"}}
     assert files(OUT).keys() == made
     assert siblings(OUT.absolute()) == []
 
