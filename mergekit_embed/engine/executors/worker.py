@@ -46,9 +46,21 @@ def work(version: str, task: Task, packed: bytes, grams: Grams) -> Iterator[Repo
                 f"{socket.gethostname()} has mergekit_embed {__version__}, the machine that the "
                 f"merge was started on {version}; install the same on all"
             )
-        yield from _Worker(pickle.loads(packed), task, grams).reports()
+        yield from _Worker(_unpacked(packed), task, grams).reports()
     except MergekitEmbedError as error:
         yield Report(error=error)
+
+
+def _unpacked(packed: bytes) -> Order:
+    try:
+        found = pickle.loads(packed)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{socket.gethostname()} cannot load what the recipe needs ({error}); install the "
+            "package that its method comes from on all machines"
+        ) from error
+    assert isinstance(found, Order)
+    return found
 
 
 def missing(folders: Sequence[Path], token: str) -> list[Path]:
