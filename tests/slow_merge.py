@@ -13,7 +13,7 @@ from mergekit_embed.methods import Gram
 from mergekit_embed.methods.gram import Coefficients
 from mergekit_embed.methods.registry import Weights, mixture
 
-SECONDS = 0.15
+SECONDS = 0.2
 
 
 def slow(gram: Gram, weight: Weights) -> Coefficients:

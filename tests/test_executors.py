@@ -155,6 +155,14 @@ def test_every_job_is_in_one_task_with_those_that_it_shares_tensors_with(
     assert len(cut) > min(4 * cpus, 30) // 2
 
 
+def test_attempts_count_only_while_nothing_is_done() -> None:
+    task = Task(((0, 0), (0, 1), (0, 2)), measures=False, size=3)
+    lost = task.without(set(), advanced=False).without(set(), advanced=False)
+    assert (lost.jobs, lost.attempts) == (task.jobs, 2)
+    advanced = lost.without({(0, 1)}, advanced=True)
+    assert (advanced.jobs, advanced.attempts) == (((0, 0), (0, 2)), 1)
+
+
 def test_a_task_of_a_sharded_model_writes_one_file() -> None:
     write_recipe(Path("inner.yaml"), INNER)
     sharded = mergekit_embed.plan(RECIPES["linear"] | {"max_shard_size": "20kB"}, "out")
@@ -207,7 +215,7 @@ def test_a_worker_that_sees_another_folder_of_that_name_does_not_touch_it() -> N
     before = files(destination.folder)
     error = failure(driven)
     assert isinstance(error, errors.OutputError)
-    assert "does not see what is written there" in str(error)
+    assert "what is written there is not seen on" in str(error)
     assert files(destination.folder) == before
     destination.__exit__(None, None, None)
 

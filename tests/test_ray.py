@@ -163,8 +163,8 @@ def test_a_task_that_kills_every_worker_ends_the_merge(
         yield
 
     monkeypatch.setattr(on_ray, "work", dying)
-    monkeypatch.setattr(on_ray, "ATTEMPTS", 2)
-    with pytest.raises(WorkerError, match=r"workers died 2 times where .* was next"):
+    monkeypatch.setattr(on_ray, "ATTEMPTS", 1)
+    with pytest.raises(WorkerError, match=r"workers died 1 times where .* was next"):
         mergekit_embed.merge(RECIPES["linear"], OUT, executor="ray")
     assert not OUT.exists()
     assert siblings(OUT.absolute()) == []
@@ -172,15 +172,20 @@ def test_a_task_that_kills_every_worker_ends_the_merge(
 
 @pytest.mark.usefixtures("slow")
 def test_a_killed_driver_is_continued_on_the_cluster(cluster: Any) -> None:
+    """Before that one of its workers was killed: Ray speaks of it, but not over our output."""
     expected = merged(SLOW, "local")
     recipe("m1", "m2", "m3", merge_method="slow")
     program = [sys.executable, slow_merge.__file__, "recipe.yaml", "out", cluster.address]
     journal = Path(".out.partial") / JOURNAL
-    with subprocess.Popen(program) as driver:
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as driver:
         while driver.poll() is None and not (journal.exists() and read_journal(journal).entries):
             time.sleep(0.02)
+        kill_workers()
+        time.sleep(1)
         driver.kill()
+        said, _ = driver.communicate()
     assert driver.returncode == -signal.SIGKILL, "killed before its end"
+    assert said == b""
     again = mergekit_embed.merge("recipe.yaml", OUT, executor="ray")
     assert 0 < again.resumed < len(mergekit_embed.plan("recipe.yaml", "plan").jobs)
     assert again.bytes_read < again.bytes_in * 2
@@ -222,7 +227,7 @@ def test_a_folder_that_the_machines_do_not_see_is_refused(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "MARK", "where_no_worker_looks.txt")
-    with pytest.raises(OutputError, match=r"do not see what is written there; .* storage that all"):
+    with pytest.raises(OutputError, match=r"is not seen on .*; .* storage that all"):
         mergekit_embed.merge(RECIPES["linear"], OUT, executor="ray")
     assert not OUT.exists()
     assert siblings(OUT.absolute()) == []
@@ -238,6 +243,7 @@ def test_a_cluster_that_is_not_there_is_said_not_to_be() -> None:
         "    print(error)\n"
     )
     recipe()
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    program = [sys.executable, "-c", script]
+    ran = subprocess.run(program, capture_output=True, text=True, timeout=60)
     assert ran.stdout.startswith("no Ray cluster at 127.0.0.1:9: "), ran.stderr
     assert not OUT.exists()

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,9 @@ from typing import Any
 from ...errors import UsageError
 from ..staging import explained
 from .worker import MARK, missing, not_shared
+
+CONNECT_SECONDS = 10.0
+"""So long the head of a cluster may take to answer."""
 
 PROBE_SECONDS = 60.0
 """So long a machine may take to start a worker and have it say whether it sees a folder."""
@@ -102,6 +106,7 @@ def connected(address: str | None, *, device: str) -> Iterator[Cluster]:
         yield Cluster(ray)
         return
     try:
+        _check_answers(address or os.environ.get("RAY_ADDRESS", ""))
         with _signals_kept():
             ray.init(
                 address=address,
@@ -109,13 +114,28 @@ def connected(address: str | None, *, device: str) -> Iterator[Cluster]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise UsageError(f"no Ray cluster at {where}: {error}") from error
+    # What Ray has to say of dead workers it prints to standard output, whatever its log level. This
+    # is the switch that its own debugger uses.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield Cluster(ray)
     finally:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
+
+
+def _check_answers(address: str) -> None:
+    """Try a HOST:PORT; Ray itself would try for minutes.
+
+    Raises:
+        OSError: when nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 @contextmanager

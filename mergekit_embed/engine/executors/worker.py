@@ -212,9 +212,8 @@ class _Worker:
 def not_shared(folder: Path, machines: Sequence[str]) -> OutputError:
     """The error for a folder that some machines do not see."""
     return OutputError(
-        f"{folder.parent}: {', '.join(machines)} {'does' if len(machines) == 1 else 'do'} not see "
-        "what is written there; with the executor `ray` the result has to go to storage that all "
-        "machines share, by the same path"
+        f"{folder.parent}: what is written there is not seen on {', '.join(machines)}; with the "
+        "executor `ray` the result has to go to storage that all machines share, by the same path"
     )
 
 
