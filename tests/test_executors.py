@@ -75,7 +75,7 @@ class Driven:
         for destination in destinations:
             (destination.folder / MARK).write_text("token")
         folders = tuple(one.folder.absolute() for one in destinations)
-        self.order = pickle.dumps(Order(tuple(plans), folders, "token"))
+        self.order = pickle.dumps(Order(tuple(plans), folders, "token", small=False, keep=None))
 
     def reports(self, task: Task) -> Iterator[Report]:
         for report in work(__version__, task, self.order, self.grams):
