@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Problem,
         RecipeError,
         UsageError,
+        WorkerError,
     )
     from .recipe import Recipe, load, load_all
     from .statistics import Collected, collect_statistics
@@ -64,6 +65,7 @@ _HOMES = {
     "Problem": "errors",
     "RecipeError": "errors",
     "UsageError": "errors",
+    "WorkerError": "errors",
     "Recipe": "recipe",
     "load": "recipe",
     "load_all": "recipe",
@@ -92,6 +94,7 @@ __all__ = [
     "RecipeError",
     "UsageError",
     "Verified",
+    "WorkerError",
     "__version__",
     "collect_statistics",
     "extract_lora",

@@ -6,9 +6,10 @@ nothing was touched, 1 for anything else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class MergekitEmbedError(Exception):
@@ -19,6 +20,20 @@ class MergekitEmbedError(Exception):
 
     exit_code = 1
     recipe: str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without the constructor, whose arguments are not those that Exception remembers."""
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+def _restored(
+    kind: type[MergekitEmbedError], arguments: tuple[Any, ...], attributes: Mapping[str, Any]
+) -> MergekitEmbedError:
+    """An error that another process met."""
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 @dataclass(frozen=True)
@@ -84,3 +99,7 @@ class OutputExistsError(OutputError):
     """The destination is there already, and replacing it was not asked for (or is not safe)."""
 
     exit_code = 2
+
+
+class WorkerError(MergekitEmbedError):
+    """The machines that share a merge died again and again, or none is left."""

@@ -88,6 +88,20 @@ docs/recipe.md."""
     "another pass up to 256 MB; `--dry-run` tells what that comes to.",
 )
 @click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to run: on threads of this machine, or on the machines of a Ray cluster, which see "
+    "models and output on the same storage (docs/scaling.md).",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="The head of the Ray cluster, as printed by `ray start --head`. Default: the cluster that "
+    "this machine belongs to, else this machine alone.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -103,6 +117,8 @@ def merge(
     dry_run: bool,
     device: str,
     memory: int | None,
+    executor: str,
+    ray_address: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -114,7 +130,14 @@ def merge(
         if dry_run:
             _show_plans(planned, as_json=as_json)
         else:
-            run_as = {"device": device, "restart": restart, "verify": verify, "memory": memory}
+            run_as = {
+                "device": device,
+                "restart": restart,
+                "verify": verify,
+                "memory": memory,
+                "executor": executor,
+                "ray_address": ray_address,
+            }
             _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None

@@ -213,9 +213,7 @@ class Destination(Staging):
         """
         if self._failed is not None:
             raise self._failed
-        written = self._hashes.pop(job.name, Hash())
-        inputs = tuple(map(learned.digest_of, leaves(job.tensors)))
-        self.add(Entry(job.name, written.size, written.digest, inputs, learned.notes))
+        self.add(entry_of(job, self._hashes.pop(job.name, Hash()), learned))
 
     def add(self, entry: Entry) -> None:
         """Take note of a tensor whose bytes are in its file. Safe from any thread."""
@@ -307,6 +305,12 @@ class Destination(Staging):
             self._journal.close()
             self._journal = None
         super()._let_go()
+
+
+def entry_of(job: Job, written: Hash, learned: Learned) -> Entry:
+    """What the journal says of a finished job, from the hash of its bytes."""
+    inputs = tuple(map(learned.digest_of, leaves(job.tensors)))
+    return Entry(job.name, written.size, written.digest, inputs, learned.notes)
 
 
 def copy_shell(plan: Plan, target: Path) -> None:

@@ -15,10 +15,11 @@ from ..errors import UsageError
 from ..recipe import Recipe, load, load_all
 from .adapter_plan import AdapterPlan, plan_adapter
 from .destination import Destination, check_destination, check_disk
+from .executors import Wanted, opened
 from .keeping import kept
 from .plan import Plan, bytes_of
 from .planner import Planner
-from .run import Progress, Silent, run
+from .run import Progress, Silent
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def merge(
     restart: bool = False,
     verify: bool = False,
     memory: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
 ) -> MergeResult:
     """Merge models as a recipe says, and write the result as a model folder, or as an adapter's.
 
@@ -168,7 +171,11 @@ def merge(
         restart: do not go on with what an interrupted merge left, but begin anew.
         verify: before going on, compare what is there, and the members, with the hashes of then.
         memory: bytes of memory to stay below; by default, what is read is kept for another pass up
-            to 256 MB.
+            to 256 MB. On a cluster it is that of each worker.
+        executor: "local" for threads of this process, "ray" for the machines of a Ray cluster; the
+            bytes are the same. An adapter is merged here in either case.
+        ray_address: of the cluster's head; None for one that this machine belongs to or that
+            RAY_ADDRESS names, else one of this machine alone.
 
     Raises:
         MergekitEmbedError: one of its kinds, saying what is wrong and what to do. The output is
@@ -190,6 +197,8 @@ def merge(
         restart=restart,
         verify=verify,
         memory=memory,
+        executor=executor,
+        ray_address=ray_address,
     )[0]
 
 
@@ -203,6 +212,8 @@ def merge_many(
     restart: bool = False,
     verify: bool = False,
     memory: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
 ) -> list[MergeResult]:
     """Merge as several recipes say, or as one with a `sweep` does, in one run.
 
@@ -218,6 +229,8 @@ def merge_many(
         restart: as for `merge`.
         verify: as for `merge`.
         memory: as for `merge`.
+        executor: as for `merge`.
+        ray_address: as for `merge`.
 
     Returns:
         A result for every model, in the order of the recipes and of the sweep's grid.
@@ -239,6 +252,8 @@ def merge_many(
             restart=restart,
             verify=verify,
             memory=memory,
+            executor=executor,
+            ray_address=ray_address,
         )
         if models
         else []
@@ -258,22 +273,23 @@ def execute(
     restart: bool = False,
     verify: bool = False,
     memory: int | None = None,
+    executor: str = "local",
+    ray_address: str | None = None,
 ) -> list[MergeResult]:
     """Run plans together; see `merge_many`. `started`: when the clock began (perf_counter)."""
-    from ..kernels import open_kernels
-
     started = time.perf_counter() if started is None else started
     check_disk(planned)
     keep = None if memory is None else _room(planned, memory)
     bytes_in = bytes_of(job for one in planned for job in one.jobs)
-    kernels = open_kernels(device, small=bytes_in < SMALL)
+    wanted = Wanted(device, small=bytes_in < SMALL, keep=keep)
     destinations = [Destination(one, restart=restart, verify=verify) for one in planned]
     try:
         with ExitStack() as stack:
+            chosen = stack.enter_context(opened(executor, wanted, ray_address))
             for destination in destinations:
                 stack.enter_context(destination)
             with kept(destinations):
-                ran = run(planned, kernels, destinations, progress or Silent(), keep)
+                ran = chosen.run(planned, destinations, progress or Silent())
                 for destination in destinations:
                     destination.commit()
     except BaseException as error:

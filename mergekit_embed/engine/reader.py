@@ -58,14 +58,14 @@ class Reader:
     ) -> None:
         try:
             if error is None:
-                self._refuse_changed()
+                self.refuse_changed()
         finally:
             with self._lock:
                 for descriptor in self._files.values():
                     os.close(descriptor)
                 self._files.clear()
 
-    def _refuse_changed(self) -> None:
+    def refuse_changed(self) -> None:
         """Refuse files that have been written to since they were opened, or replaced.
 
         Raises:

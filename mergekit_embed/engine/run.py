@@ -13,10 +13,11 @@ import numpy as np
 
 from ..kernels import Kernels, Raw
 from ..methods import Gram
+from .agenda import Agenda, Grams, goes_again
 from .hashing import DigestOf, Hashes
 from .memory import Memory
-from .mixtures import measure, passes
-from .nested import MergedTensor, by_depth, merged_within, plans_within
+from .mixtures import measure
+from .nested import MergedTensor, merged_within
 from .plan import KEEP_BYTES, Job, Plan
 from .prepare import combined, merge_tensor, prepare
 from .reader import Reader
@@ -108,22 +109,30 @@ def run(
         ChangedError: when a file is not what it was when the merge was planned.
     """
     stamps = {path: stamp for plan in plans for path, stamp in plan.inputs.items()}
-    every = [
-        (plan, job, sink) for plan, sink in zip(plans, sinks, strict=True) for job in plan.jobs
-    ]
-    wanted = [(plan, job) for plan, job, sink in every if sink.wants(job)]
+    agenda = agenda_of(plans, sinks)
     with Reader(stamps) as reader, kernels.session():
-        running = _Run(plans, wanted, kernels, reader, progress)
-        for plan, job, sink in every:
-            if not sink.wants(job):
-                running.said[id(plan)].add(job, list(sink.notes(job)))
-        if keep is not None:
-            running.memory = Memory(keep)
-        progress.start(running.bytes_to_go_through(), len(wanted))
+        running = Running(agenda, kernels, reader, progress, keep)
+        keep_notes(agenda, sinks, running.said)
+        progress.start(agenda.size, len(agenda.wanted))
         running.measure_groups()
-        running.merge(sinks)
-        notes = tuple(running.notes_of(plan) for plan in plans)
-        return Ran(reader.bytes_read, notes)
+        for _ in running.merge(sinks):
+            pass
+        return Ran(reader.bytes_read, tuple(map(running.said.summary, plans)))
+
+
+def agenda_of(plans: Sequence[Plan], sinks: Sequence[Sink]) -> Agenda:
+    """What is to be run for the sinks of plans."""
+    by_plan = dict(zip(map(id, plans), sinks, strict=True))
+    return Agenda(plans, lambda plan, job: by_plan[id(plan)].wants(job))
+
+
+def keep_notes(agenda: Agenda, sinks: Sequence[Sink], said: Said) -> None:
+    """What was said of jobs that are there already, so that a continued run tells it too."""
+    wanted = {(id(plan), job.name) for plan, job in agenda.wanted}
+    for plan, sink in zip(agenda.plans, sinks, strict=True):
+        for job in plan.jobs:
+            if (id(plan), job.name) not in wanted:
+                said.about(plan).add(job, sink.notes(job))
 
 
 def derive(
@@ -139,28 +148,16 @@ def derive(
     Raises:
         NonFiniteError, CheckpointError, PlanError: as `run` does.
     """
-    wanted = [(plan, job) for job in plan.jobs if job.name in ranges]
+    agenda = Agenda([plan], lambda plan, job: job.name in ranges)
 
     def steps(work: Work) -> Steps[list[Raw]]:
         combiner = yield from prepare(work)
         return [combined(work, combiner, start, stop) for start, stop in ranges[work.job.name]]
 
     with Reader(plan.inputs) as reader, kernels.session():
-        running = _Run([plan], wanted, kernels, reader, Silent())
+        running = Running(agenda, kernels, reader, Silent())
         running.measure_groups()
-        return {job.name: parts for (_, job), parts in running.results(wanted, steps)}
-
-
-def _passes(plan: Plan, job: Job) -> int:
-    if job.parameters is None:
-        return 1
-    if plan.recipe.method.family == "consensus":
-        return 2
-    return passes(job, plan.recipe.method.geometry)
-
-
-def _group(job: Job) -> str | None:
-    return job.group if job.unit in {"layer", "model"} else None
+        return {job.name: parts for (_, job), parts in running.results(agenda.wanted, steps)}
 
 
 def _shut_down(pool: ThreadPoolExecutor) -> None:
@@ -176,107 +173,59 @@ def _shut_down(pool: ThreadPoolExecutor) -> None:
             continue
 
 
-class _Run:
-    """Plans on their way, with the plans of their members that are recipes."""
+class Running:
+    """Plans on their way, with the plans of their members that are recipes.
+
+    Attributes:
+        grams: of the layers and models that have been measured; what is merged may need them.
+        said: what the methods have said so far.
+    """
 
     def __init__(
         self,
-        plans: Sequence[Plan],
-        wanted: Share,
+        agenda: Agenda,
         kernels: Kernels,
         reader: Reader,
         progress: Progress,
+        keep: int | None = None,
     ):
-        """`wanted`: the jobs of the plans that are to be run."""
-        self.plans, self.wanted = plans, wanted
-        self.kernels, self.reader, self.progress = kernels, reader, progress
+        """`keep`: see `run`."""
+        self.agenda, self.kernels, self.reader, self.progress = agenda, kernels, reader, progress
+        self.grams: Grams = {}
+        self.said = Said(agenda.every)
         self.stop = threading.Event()
-        self.memory = Memory(KEEP_BYTES)
-        self._levels = by_depth(plans)
-        self._grouped = [self._grouped_in(level) for level in self._levels]
-        self._groups = self._groups_needed()
-        self.said = {id(plan): Said() for level in self._levels for plan in level}
-        self._grams: dict[tuple[int, str], Gram] = {}
+        self._memory = Memory(KEEP_BYTES if keep is None else keep)
         self._combiners: dict[MergedTensor, Combiner] = {}
         self._works: dict[MergedTensor, Work] = {}
         reader.merged = self._read_merged
 
-    def notes_of(self, plan: Plan) -> tuple[str, ...]:
-        """What the methods said of the plan's tensors, and of its nested ones."""
-        found = [line for one in plans_within(plan) for line in self.said[id(one)].summaries()]
-        return tuple(dict.fromkeys(found))
-
-    def bytes_to_go_through(self) -> int:
-        """Bytes of all passes over the jobs' elements, as progress counts them.
-
-        Layers and models that are in part there already are measured whole.
-        """
-        wanted = {(id(plan), job.name) for plan, job in self.wanted}
-        outer = set(map(id, self.plans))
-        there = [
-            (plan, job)
-            for plan, job in self._needed(*self._grouped)
-            if id(plan) in outer and (id(plan), job.name) not in wanted
-        ]
-        merged = sum(job.count * job.width * _passes(plan, job) for plan, job in self.wanted)
-        return merged + sum(job.count * job.width for _, job in there)
-
     def measure_groups(self) -> None:
-        """Gram matrices of layers and models: sums over their tensors, in the order of names.
+        """Gram matrices of the layers and models that have to be measured whole."""
+        for level in self.agenda.measured:
+            self.grams |= self.agenda.summed(self.measure(level))
 
-        The order in which files hold them would show in float64 results.
+    def measure(self, jobs: Share) -> Iterator[tuple[tuple[Plan, Job], Gram]]:
+        """The Gram matrix of each job's tensor, as they are found."""
+        return self.results(jobs, measure)
+
+    def merge(self, sinks: Sequence[Sink]) -> Iterator[Share]:
+        """Run every wanted job, and hand what it gives to the sink of its plan.
+
+        Yields:
+            jobs that are done, as they are done.
         """
-        for level in self._grouped:
-            grouped = self._needed(level)
-            measured: dict[tuple[int, str], Gram] = {}
-            for (plan, job), gram in self.results(grouped, measure):
-                measured[id(plan), job.name] = gram
-            for plan, job in sorted(grouped, key=lambda one: one[1].name):
-                key, gram = (id(plan), job.group), measured[id(plan), job.name]
-                self._grams[key] = self._grams[key] + gram if key in self._grams else gram
-
-    @staticmethod
-    def _grouped_in(level: Sequence[Plan]) -> Share:
-        """The jobs that layers and models are measured by."""
-        return [
-            (plan, job)
-            for plan in level
-            if plan.recipe.method.family == "mixture" and plan.recipe.method.geometry
-            for job in plan.jobs
-            if job.parameters is not None and _group(job)
-        ]
-
-    def _groups_needed(self) -> set[tuple[int, str | None]]:
-        """The layers and models of plans, nested ones too, that wanted jobs depend on."""
-        found = {(id(plan), _group(job)) for plan, job in self.wanted}
-        merged = merged_within(self.wanted)
-        for level in reversed(self._grouped):  # what a level measures may need deeper ones
-            found |= {(id(one.plan), _group(one.job)) for one in merged}
-            merged += merged_within([one for one in level if (id(one[0]), _group(one[1])) in found])
-        return found
-
-    def _needed(self, *levels: Share) -> Share:
-        return [
-            (plan, job)
-            for level in levels
-            for plan, job in level
-            if (id(plan), _group(job)) in self._groups
-        ]
-
-    def merge(self, sinks: Sequence[Sink]) -> None:
-        """Run every wanted job, and hand what it gives to the sink of its plan."""
-        sink_of = dict(zip(map(id, self.plans), sinks, strict=True))
+        sink_of = dict(zip(map(id, self.agenda.plans), sinks, strict=True))
 
         def steps(work: Work) -> Steps[None]:
             sink = sink_of[id(work.plan)]
             yield from merge_tensor(work, sink.write)
             assert work.supply.hashes is not None
-            said = self.said[id(work.plan)].of(work.job)
+            said = self.said.about(work.plan).of(work.job)
             sink.finished(work.job, Learned(work.supply.hashes.digest, said))
             self.progress.finish_tensor(work.job.name)
 
-        for _ in self._in_parallel(shares(self.wanted), steps, hashed=True):
-            pass
+        for share, _ in self._in_parallel(shares(self.agenda.wanted), steps, hashed=True):
+            yield share
 
     def results(
         self, jobs: Share, steps: Callable[[Work], Steps[Result]]
@@ -314,13 +263,13 @@ class _Run:
         tensors += [tensor for merged in nested for tensor in merged.job.tensors]
         supply = Supply(tensors, self.reader, self.kernels)
         supply.hashes = Hashes() if hashed else None
-        again = len(share) > 1 or nested or any(_passes(plan, job) > 1 for plan, job in share)
+        again = len(share) > 1 or nested or any(goes_again(plan, job) for plan, job in share)
         with ExitStack() as stack:
             # What is not finite is told by `Work.checked`, by name.
             stack.enter_context(np.errstate(all="ignore"))
             stack.enter_context(self.kernels.worker())
             if again:
-                supply.keep = stack.enter_context(self.memory.lent(supply.size, self.stop))
+                supply.keep = stack.enter_context(self._memory.lent(supply.size, self.stop))
             try:
                 self._prepare(nested, supply)
                 works = [
@@ -340,14 +289,13 @@ class _Run:
             self._combiners.update(zip(fresh, combiners, strict=True))
 
     def _work(self, plan: Plan, job: Job, supply: Supply, advance: Callable[[int], None]) -> Work:
-        group = _group(job)
         return Work(
             job=job,
             plan=plan,
             kernels=self.kernels,
             supply=supply,
-            gram=self._grams.get((id(plan), group)) if group else None,
-            note=self.said[id(plan)].add,
+            gram=self.agenda.gram_of(self.grams, plan, job),
+            note=self.said.about(plan).add,
             advance=advance,
             stop=self.stop,
         )

@@ -171,11 +171,8 @@ class Staging:
         Raises:
             OutputError: when the disk is full or fails.
         """
-        view = memoryview(raw.data)
         with self.explained():
-            while len(view):
-                wrote = os.pwrite(self._descriptors[file], view, position)
-                view, position = view[wrote:], position + wrote
+            write_at(self._descriptors[file], position, raw)
 
     def flush(self, file: int) -> None:
         """Wait until all that was put into a file is on the disk.
@@ -183,7 +180,7 @@ class Staging:
         Raises:
             OSError: when it is not.
         """
-        (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(self._descriptors[file])
+        sync_data(self._descriptors[file])
 
     def flush_folders(self) -> None:
         """Wait until the names of all files, and of the folder itself, are on the disk."""
@@ -211,7 +208,7 @@ class Staging:
         try:
             yield
         except OSError as error:
-            raise _explained(self.output, error) from error
+            raise explained(self.output, error) from error
 
     def _claim(self) -> None:
         """Hold the lock, and put right what a killed run left; a live one is respected."""
@@ -309,7 +306,29 @@ def _where_supported() -> Iterator[None]:
             raise
 
 
-def _explained(output: Path, error: OSError) -> OutputError:
+def write_at(descriptor: int, position: int, raw: Raw) -> None:
+    """Write bytes at a place of a file.
+
+    Raises:
+        OSError: when that fails.
+    """
+    view = memoryview(raw.data)
+    while len(view):
+        wrote = os.pwrite(descriptor, view, position)
+        view, position = view[wrote:], position + wrote
+
+
+def sync_data(descriptor: int) -> None:
+    """Wait until what was written to a file is on the disk.
+
+    Raises:
+        OSError: when it is not.
+    """
+    (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)
+
+
+def explained(output: Path, error: OSError) -> OutputError:
+    """What the system says of an output, as an error that says what to do."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return OutputError(f"{output}: the disk is full; free some space, or write elsewhere")
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
