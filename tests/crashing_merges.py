@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import mergekit_embed
-import mergekit_embed.kernels.torch_backend  # once, and not in every life
 from mergekit_embed.engine import journal, keeping, staging
 from mergekit_embed.engine.destination import Destination
 from mergekit_embed.engine.plan import Job
 from mergekit_embed.engine.staging import JOURNAL
+from mergekit_embed.kernels.torch_backend import TorchKernels, choose_device
 
 PARTIAL = Path(".out.partial")
 LOG = Path("written.log")
@@ -136,6 +136,8 @@ def live(dies_at: int, *, loses_power: bool) -> None:
         write(self, job, start, raw)
 
     Destination.write = slow  # type: ignore[method-assign]
+    # Already imported, where Numba would load its compiled kernels in every life.
+    mergekit_embed.kernels.has_numba = lambda: False  # type: ignore[assignment]
     mergekit_embed.merge("recipe.yaml", "out", device="cpu")
 
 
@@ -148,6 +150,8 @@ def journalled() -> list[str]:
 
 
 def main(how: str, seed: int, lives: int) -> None:
+    TorchKernels(choose_device("cpu"))  # imports what is needed, once for all lives
+    mergekit_embed.plan("recipe.yaml", "out")
     chance = random.Random(seed)
     done = 0
     for _ in range(lives):
