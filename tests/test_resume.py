@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,7 +126,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("how", "lives"), [("kill", 100), ("power", 40)], ids=["kill -9", "power loss"]
+    ("how", "lives"), [("kill", 240), ("power", 40)], ids=["kill -9", "power loss"]
 )
 def test_a_merge_that_dies_again_and_again_gives_the_bytes_of_one_left_alone(
     how: str, lives: int
@@ -137,7 +138,7 @@ def test_a_merge_that_dies_again_and_again_gives_the_bytes_of_one_left_alone(
     finished = [one for one in told if "done" in one]
     killed = [one for one in told if "killed" in one]
     assert len(finished) > 5
-    assert len(killed) > lives / 2
+    assert len(killed) > lives / 3  # of a slow machine more, of a fast one fewer
     assert sum(bool(one["before"]) for one in told) > lives / 4
     for one in told:
         assert not set(one["before"]) & set(one["written"]), "what was done is not done again"
@@ -623,11 +624,12 @@ def test_a_member_that_changes_on_the_way_is_refused(when: str, change: str) -> 
 
     from mergekit_embed.engine import execute
 
-    write, done = Destination.write, []
+    write, done, changing = Destination.write, [], threading.Lock()
 
     def writing(self: Destination, job: Job, start: int, raw: Any) -> None:
-        if not done:
-            done.append(change_it())
+        with changing:
+            if not done:
+                done.append(change_it())
         write(self, job, start, raw)
 
     with pytest.MonkeyPatch.context() as patch:

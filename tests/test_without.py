@@ -125,7 +125,8 @@ def test_a_merge_needs_no_place_for_compiled_functions(
     run(MERGE, recipe, "cpu", tmp_path / "usual")
     more = {"NUMBA_CACHE_DIR": cache} if cache else {}
     ran = run(MERGE + NAMES, recipe, "cpu", tmp_path / "out", package=read_only, **NOWHERE, **more)
-    assert ran.stdout.splitlines()[-1] == "False True"
+    # Torch computes: nothing is ever compiled there, and a small merge does not wait for that.
+    assert ran.stdout.splitlines()[-1] == "True True"
     assert raw_bytes(tmp_path / "out") == raw_bytes(tmp_path / "usual")
 
 
