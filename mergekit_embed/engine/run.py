@@ -263,6 +263,7 @@ class Running:
         tensors += [tensor for merged in nested for tensor in merged.job.tensors]
         supply = Supply(tensors, self.reader, self.kernels)
         supply.hashes = Hashes() if hashed else None
+        supply.reuse = not nested  # a nested merge may look at other ranges of the same tensors
         again = len(share) > 1 or nested or any(goes_again(plan, job) for plan, job in share)
         with ExitStack() as stack:
             # What is not finite is told by `Work.checked`, by name.

@@ -35,6 +35,7 @@ class Supply:
 
     Attributes:
         keep: whether there is memory to keep all of them.
+        reuse: whether nobody looks at a range any more when another of the tensor is asked for.
         samples: of what is measured on them, for those who share them.
         hashes: takes in the bytes of tensors that files hold, where these are asked for.
     """
@@ -44,8 +45,10 @@ class Supply:
         self._reader, self._kernels = reader, kernels
         self._held: dict[Tensor, _Held] = {}
         self._kept: dict[Tensor, _Held] = {}
+        self._buffers: dict[Tensor, Raw] = {}
         self._on_device: dict[tuple[Tensor, int, int], Vector] = {}
         self.keep = False
+        self.reuse = False
         self.samples: dict[Hashable, Doubles] = {}
         self.hashes: Hashes | None = None
 
@@ -97,17 +100,29 @@ class Supply:
         """Let go of what is held and kept."""
         self._held.clear()
         self._kept.clear()
+        self._buffers.clear()
         self._on_device.clear()
 
     def _holding(self, tensor: Tensor, start: int, stop: int) -> _Held:
         held = self._held.get(tensor)
         if held is None or not held.has(start, stop):
-            read = self._keeping if self.keep else self._reader.read
+            read = self._keeping if self.keep else self._reading
             held = _Held(start, stop, read(tensor, start, stop))
             self._held[tensor] = held
             if self.hashes is not None and not isinstance(tensor, MergedTensor):
                 self.hashes.see(tensor, start, held.raw)
         return held
+
+    def _reading(self, tensor: Tensor, start: int, stop: int) -> Raw:
+        """The elements, in memory that the range before may have been in."""
+        if not self.reuse:
+            return self._reader.read(tensor, start, stop)
+        size = (stop - start) * tensor.read_as.itemsize
+        buffer = self._buffers.get(tensor)
+        if buffer is None or len(buffer) < size:
+            buffer = self._buffers[tensor] = np.empty(size, np.uint8)
+        self._reader.read_into(buffer[:size], tensor, start, stop)
+        return buffer[:size]
 
     def _keeping(self, tensor: Tensor, start: int, stop: int) -> Raw:
         """The elements, with all before them read once; memory of those after is not touched."""

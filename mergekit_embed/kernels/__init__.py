@@ -38,6 +38,9 @@ BLOCK = 65536
 CPU_BLOCKS = 4
 """Blocks of one vector handled at once on a CPU: 2 MB of float64, which stays in its caches."""
 
+COMPILED_BLOCKS = 8
+"""The same for compiled kernels: 1 MB of a vector in 16 bits."""
+
 CPU_LIVE_BLOCKS = 64
 """Blocks of all vectors together on a CPU; with many members, chunks get smaller."""
 
@@ -365,13 +368,21 @@ def cpu_chunk_blocks(vectors: int) -> int:
     return max(1, min(CPU_BLOCKS, CPU_LIVE_BLOCKS // max(vectors, 1)))
 
 
+def compiled_chunk_blocks(vectors: int) -> int:
+    """The same for kernels that make no float64 copies of a chunk: what Python does once for a
+    chunk should take little of the time.
+    """
+    return max(1, min(COMPILED_BLOCKS, CPU_LIVE_BLOCKS // max(vectors, 1)))
+
+
 def cpu_memory(vectors: int) -> int:
     """Resident bytes of a run on the CPU, measured with room to spare: libraries and chunks.
 
     Torch makes float64 copies of chunks, with differences and products; Numba works on pieces.
     """
     if has_numba():
-        return 180 * 10**6 + cpu_workers() * 16 * BLOCK * (vectors + 2)
+        chunk = 8 * BLOCK * compiled_chunk_blocks(vectors)
+        return 180 * 10**6 + cpu_workers() * chunk * (vectors + 2)
     chunk = 8 * BLOCK * cpu_chunk_blocks(vectors)
     return 330 * 10**6 + cpu_workers() * chunk * (3 * vectors + 4)
 

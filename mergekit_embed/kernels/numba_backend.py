@@ -31,7 +31,7 @@ from . import (
     Raw,
     Regressor,
     Variance,
-    cpu_chunk_blocks,
+    compiled_chunk_blocks,
     cpu_workers,
 )
 from . import numba_consensus as consensus_kernels
@@ -54,10 +54,6 @@ class Stored:
     def count(self) -> int:
         """Number of elements."""
         return len(self.raw) // self.dtype.itemsize
-
-
-CHUNK_BLOCKS = 2
-"""Blocks of a chunk: 0.25 MB of a vector in 16 bits, 0.5 MB in 32."""
 
 
 class _Many(NamedTuple):
@@ -119,8 +115,8 @@ class NumbaKernels:
         return nullcontext()
 
     def chunk_blocks(self, vectors: int) -> int:
-        """See `Kernels.chunk_blocks`: what lies in the second cache as it was read."""
-        return min(CHUNK_BLOCKS, cpu_chunk_blocks(vectors))
+        """See `Kernels.chunk_blocks`."""
+        return compiled_chunk_blocks(vectors)
 
     def load(self, raw: Raw, dtype: DType) -> Stored:
         """See `Kernels.load`."""
