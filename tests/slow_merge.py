@@ -1,19 +1,19 @@
 """A merge that takes its time, so that something can happen to it; also as a program of its own.
 
-python slow_merge.py RECIPE OUTPUT ADDRESS
+python slow_merge.py RECIPE [options of boom-merge]
 """
 
 from __future__ import annotations
 
-import sys
 import time
 
-import mergekit_embed
+from mergekit_embed.cli.console import run
+from mergekit_embed.cli.merge import merge
 from mergekit_embed.methods import Gram
 from mergekit_embed.methods.gram import Coefficients
 from mergekit_embed.methods.registry import Weights, mixture
 
-SECONDS = 0.2
+SECONDS = 0.15
 
 
 def slow(gram: Gram, weight: Weights) -> Coefficients:
@@ -30,5 +30,4 @@ def register() -> None:
 
 if __name__ == "__main__":
     register()
-    recipe, output, address = sys.argv[1:]
-    mergekit_embed.merge(recipe, output, executor="ray", ray_address=address)
+    run(merge)

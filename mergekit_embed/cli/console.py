@@ -115,7 +115,7 @@ def run(command: click.Command) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        interrupt = error.__cause__ if isinstance(error, click.Abort) else error
+        interrupt = error.__context__ if isinstance(error, click.Abort) else error
         told = _kept(interrupt) or "nothing half-written was left"
         click.echo(f"interrupted: {told}", err=True)
         sys.exit(1)
