@@ -369,8 +369,9 @@ def cpu_chunk_blocks(vectors: int) -> int:
 
 
 def compiled_chunk_blocks(vectors: int) -> int:
-    """The same for kernels that make no float64 copies of a chunk: what Python does once for a
-    chunk should take little of the time.
+    """The same for compiled kernels, which make no float64 copies.
+
+    What Python does once for a chunk should take little of the time.
     """
     return max(1, min(COMPILED_BLOCKS, CPU_LIVE_BLOCKS // max(vectors, 1)))
 
