@@ -840,7 +840,7 @@ def test_the_end_of_the_command_says_how_to_load_it(bert: Bag) -> None:
     assert (ran.code, ran.err) == (0, "")
     first, second, third = ran.out.splitlines()
     assert re.fullmatch(
-        r"merged 2 adapters into out   \d+ kB, .* s, peak \d+ MB, 6 modules of rank 7", first
+        r"merged 2 adapters into out   \d+ kB, .* s, peak [\d.]+ [MG]B, 6 modules of rank 7", first
     )
     assert second == 'PeftModel.from_pretrained(AutoModel.from_pretrained("base"), "out")'
     assert third == 'model: "base+out"'
