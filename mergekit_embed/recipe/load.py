@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..dtypes import FLOAT_NAMES
 from ..errors import Problem, RecipeError
@@ -19,14 +15,13 @@ from .bombs import refuse_large_numbers
 from .into_adapter import unsuited_for_an_adapter
 from .model import AdapterOutput, Edit, ExtendPositions, Member, Recipe, Slice, TempScale
 from .nested import Around, name_of, nested_sources
+from .shape import Words, shape_problem, unknown
 from .source import Source
 from .suited import at, doubled, lists_of_models, members_among, spelled, unsuited
 from .sweep import points
 from .tokenizer import TOKENS_REFUSED, misnamed_vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from .schema import EditEntry, ModelEntry, RecipeFile
 
 MERGEKIT_HINTS = {"int8_mask"}
@@ -55,7 +50,7 @@ def load_all(recipe: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, .
     if isinstance(recipe, Recipe):
         return (recipe,)
     if isinstance(recipe, Mapping):
-        origin = Source(_plain(recipe), None, "recipe")
+        origin = Source(source.plain(recipe), None, "recipe")
     else:
         origin = source.read(Path(recipe))
     found: list[Recipe] = []
@@ -68,17 +63,6 @@ def load_all(recipe: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, .
     if problems:
         raise RecipeError(source.in_file_order(problems))
     return tuple(found)
-
-
-def _plain(value: Any) -> Any:
-    """What Python code may hand in, as YAML would have given it: paths, tuples, NumPy numbers."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, PathLike):
-        return str(value)
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def validate(origin: Source, around: Around | None = None) -> Recipe:
@@ -144,57 +128,22 @@ def _parse(origin: Source) -> tuple[RecipeFile | None, list[Problem]]:
 
     from .schema import RecipeFile
 
+    words = Words(_unknown_key, _example, _item)
     try:
         return RecipeFile.model_validate(origin.data), []
     except ValidationError as error:
-        return None, [_shape_problem(origin, detail) for detail in error.errors()]
+        return None, [shape_problem(origin, detail, words) for detail in error.errors()]
 
 
-WANTED = {
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "dict_type": "must be a mapping of names to values",
-    "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "list_type": "must be a list",
-    "string_type": "must be text",
-}
-"""What a value must be, by pydantic's name of the error."""
+def _example(path: values.Path) -> str:
+    """What a mapping at this place of a recipe looks like."""
+    examples = {"post": "{temp_scale: 0.9}", "tokenizer": "{source: union}"}
+    return examples.get(str(path[0]), "{model: ./folder}")
 
 
-def _shape_problem(origin: Source, detail: ErrorDetails) -> Problem:
-    path: values.Path = tuple(detail["loc"])
-    kind, given = detail["type"], detail["input"]
-    if kind == "invalid_key" or path[-1] == "[key]":
-        parent = path[: -2 if path[-1] == "[key]" else -1]
-        shown = f"{source.spell(parent)}: " if parent else ""
-        message = f"{shown}the key {values.kind_of(given)} must be text; put it in quotes"
-        return Problem(origin.where((*parent, given), key=True), message)
-    if kind == "extra_forbidden":
-        return origin.problem(path, _unknown_key(path), key=True)
-    if kind == "missing":
-        return origin.problem(path, "is required and not there")
-    if kind == "model_type":
-        examples = {"post": "{temp_scale: 0.9}", "tokenizer": "{source: union}"}
-        example = examples.get(str(path[0]), "{model: ./folder}")
-        message = f"must be a mapping such as `{example}`, not {values.kind_of(given)}"
-        return origin.problem(path, message)
-    if kind in WANTED:
-        return origin.problem(path, f"{WANTED[kind]}, not {values.kind_of(given)}")
-    if kind == "literal_error":
-        expected = detail["ctx"]["expected"].replace("'", '"')
-        return origin.problem(path, f"must be {expected}, not {values.kind_of(given)}")
-    if kind == "string_too_short":
-        return origin.problem(path, "must not be empty")
-    if kind == "too_short":
-        what = "edit" if path[0] == "post" else "model"
-        return origin.problem(path, f"must list at least one {what}")
-    if kind in {"greater_than_equal", "less_than_equal"}:
-        (limit,) = detail["ctx"].values()
-        side = "least" if kind.startswith("greater") else "most"
-        return origin.problem(path, f"must be at {side} {limit}, not {values.kind_of(given)}")
-    return origin.problem(path, detail["msg"].removeprefix("Value error, "))
+def _item(path: values.Path) -> str:
+    """What a list at this place of a recipe holds."""
+    return "edit" if path[0] == "post" else "model"
 
 
 def _unknown_key(path: values.Path) -> str:
@@ -220,13 +169,6 @@ def _unknown_key(path: values.Path) -> str:
     if any(name in method.parameters for method in available().values()):
         return f"unknown key; {name} is a parameter: put it under `parameters:`"
     return unknown("key", name, known.get(len(path), SliceSource.model_fields))
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not known, with the nearest that is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    suggestion = f', did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known))}"
-    return f"unknown {what}{suggestion}"
 
 
 def _method(origin: Source, problems: list[Problem]) -> Method | None:

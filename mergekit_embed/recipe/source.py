@@ -6,8 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import Problem, RecipeError
 from . import values
@@ -92,6 +95,17 @@ def spell(path: values.Path) -> str:
     return spelled
 
 
+def plain(value: Any) -> Any:
+    """What Python code may hand in, as YAML would have given it: paths, tuples, NumPy numbers."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, PathLike):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _position(node: Any, part: str | int, *, key: bool) -> tuple[int, int] | None:
     places = getattr(node, "lc", None)
     try:
@@ -106,8 +120,19 @@ def _position(node: Any, part: str | int, *, key: bool) -> tuple[int, int] | Non
     return (found[0], found[1]) if found else None
 
 
-def read(path: Path) -> Source:
-    """Parse a recipe file.
+@dataclass(frozen=True)
+class Document:
+    """A kind of YAML file: what it is called, and what it is a mapping with."""
+
+    noun: str
+    wanted: str
+
+
+RECIPE = Document("recipe", "`merge_method:` and `models:`")
+
+
+def read(path: Path, document: Document = RECIPE) -> Source:
+    """Parse a recipe file, or another kind of YAML file.
 
     Raises:
         RecipeError: when it cannot be read, is not YAML, or is not a mapping.
@@ -119,7 +144,7 @@ def read(path: Path) -> Source:
     from .bombs import refuse_bomb, refuse_deep
 
     shown = str(path)
-    text = _text(path)
+    text = _text(path, document)
     refuse_deep(text, shown)
     try:
         if "&" in text and "*" in text:
@@ -140,29 +165,31 @@ def read(path: Path) -> Source:
         raise RecipeError([Problem(shown, f"is not valid YAML: {message}")]) from error
     if not isinstance(data, dict):
         found = "is empty" if data is None else f"holds {values.kind_of(data)}"
-        wanted = "a recipe is a mapping with `merge_method:` and `models:`"
+        wanted = f"a {document.noun} is a mapping with {document.wanted}"
         raise RecipeError([Problem(shown, f"{found}; {wanted}")])
     return Source(data, path, shown)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, document: Document) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            message = f"is too large; no more than {MAX_BYTES:,} bytes are read of a recipe"
-            raise RecipeError([Problem(str(path), message)])
+            limit = f"no more than {MAX_BYTES:,} bytes are read of a {document.noun}"
+            raise RecipeError([Problem(str(path), f"is too large; {limit}")])
         return raw.decode()
     except OSError as error:
-        raise RecipeError([Problem(str(path), _reason(path, error))]) from error
+        raise RecipeError([Problem(str(path), _reason(path, error, document))]) from error
     except UnicodeDecodeError as error:
         raise RecipeError([Problem(str(path), "is not a text file in UTF-8")]) from error
 
 
-def _reason(path: Path, error: OSError) -> str:
+def _reason(path: Path, error: OSError, document: Document) -> str:
     if isinstance(error, FileNotFoundError):
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        return "there is no such recipe" + (f"; beside it: {', '.join(near[:8])}" if near else "")
+        return f"there is no such {document.noun}" + (
+            f"; beside it: {', '.join(near[:8])}" if near else ""
+        )
     if isinstance(error, IsADirectoryError):
-        return "is a folder; a recipe is a YAML file"
+        return f"is a folder; a {document.noun} is a YAML file"
     return f"cannot be read: {error.strerror}"
