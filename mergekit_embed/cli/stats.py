@@ -42,6 +42,7 @@ Each line of FILE is a JSON object:
 
 - `{"query": "...", "pos": ["..."], "neg": ["..."]}`: a contrastive loss with in-batch negatives, of
   the first `pos` and all `neg`
+- `{"anchor": "...", "positive": "...", "negative": "..."}`: the same
 - `{"sentence1": "...", "sentence2": "...", "score": 0.8}`: CoSENT
 - `{"text": "..."}`, perhaps with a `"label"`: for the Gram matrices alone
 

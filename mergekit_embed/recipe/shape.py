@@ -18,7 +18,7 @@ WANTED = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "dict_type": "must be a mapping of names to values",
-    "float_parsing": "must be a number",
+    "finite_number": "must be finite",
     "float_type": "must be a number",
     "int_from_float": "must be a whole number",
     "int_parsing": "must be a whole number",
@@ -53,6 +53,9 @@ def shape_problem(origin: Source, detail: ErrorDetails, words: Words) -> Problem
     """One error of pydantic, at its place in the file."""
     path: values.Path = tuple(detail["loc"])
     kind, given = detail["type"], detail["input"]
+    if path[-1] == "[key]" and kind != "string_type":
+        message = f"the name {detail['msg'].removeprefix('Value error, ')}"
+        return origin.problem(path[:-1], message, key=True)
     if kind == "invalid_key" or path[-1] == "[key]":
         parent = path[: -2 if path[-1] == "[key]" else -1]
         shown = f"{source.spell(parent)}: " if parent else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import Checkpoint, Matcher, open_reference
 from ..errors import CheckpointError, UsageError
-from .rows import Role
+from ..rows import Role
 
 if TYPE_CHECKING:
     import torch

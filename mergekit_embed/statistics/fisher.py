@@ -23,9 +23,9 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from ..errors import DataError, NonFiniteError, Problem
+from ..rows import SHAPES, Ranked, Row, Scored
 from .embedder import Embedder, Features
 from .progress import Progress
-from .rows import SHAPES, Ranked, Row, Scored
 
 Batch = Sequence[Ranked] | Sequence[Scored]
 

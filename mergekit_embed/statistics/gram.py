@@ -19,9 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ..checkpoint import Shape
 from ..errors import NonFiniteError
+from ..rows import Role, Row, texts_of
 from .embedder import Embedder
 from .progress import Progress
-from .rows import Role, Row, texts_of
 
 Doubles = NDArray[np.float64]
 
