@@ -9,7 +9,7 @@ import rich_click as click
 from .. import __version__
 from .console import run
 
-COMMANDS = ("merge", "extract-lora", "stats", "verify", "compile", "schema")
+COMMANDS = ("train", "merge", "extract-lora", "stats", "verify", "compile", "schema")
 """Every command, in the order of a user's way; its module has the same name, with `_` for `-`."""
 
 
@@ -40,7 +40,8 @@ class LazyGroup(click.RichGroup):
 def boom() -> None:
     """Merge text-embedding models.
 
-    Write a recipe, look at its plan with `boom merge --dry-run`, and merge.
+    Train members on parts of your data with `boom train`, or take models that you have. Write a
+    recipe, look at its plan with `boom merge --dry-run`, and merge.
     """
 
 

@@ -113,15 +113,14 @@ def mixture(rule: Mixed, sizes: Sequence[int], seed: int) -> list[int]:
         sizes: the rows of its data sets.
         seed: of the plan or the member.
     """
-    weights = [
-        _gamma(rule.alpha, key_of("mixture", seed, name, rule.draw)) for name in rule.datasets
-    ]
+    logs = [log_gamma(rule.alpha, key_of("mixture", seed, n, rule.draw)) for n in rule.datasets]
     counts = [0] * len(sizes)
     wanted = part(rule.percent, sum(sizes))
     open_ones = set(range(len(sizes)))
     while open_ones:
         left = wanted - sum(count for i, count in enumerate(counts) if i not in open_ones)
-        shares = shared(left, {i: weights[i] for i in open_ones})
+        most = max(logs[i] for i in open_ones)
+        shares = shared(left, {i: math.exp(logs[i] - most) for i in open_ones})
         full = {i for i, share in shares.items() if share >= sizes[i]}
         for i, share in shares.items():
             counts[i] = min(share, sizes[i])
@@ -142,24 +141,27 @@ def shared(total: int, weights: Mapping[int, float]) -> dict[int, int]:
     return found
 
 
-def _gamma(alpha: float, key: int) -> float:
-    """A number drawn from the gamma distribution, never 0.
+def log_gamma(alpha: float, key: int) -> float:
+    """The logarithm of a number drawn from the gamma distribution of this shape.
 
-    Source: Marsaglia and Tsang 2000, "A simple method for generating gamma variables"; below 1 as
-    that of alpha + 1 times u^(1/alpha); normal variables after Box and Muller.
+    Source: Marsaglia and Tsang 2000, "A simple method for generating gamma variables"; a shape
+    below 1 as that of alpha + 1 times u^(1/alpha); normal variables after Box and Muller.
     """
-    boost, *numbers = uniforms(key, 1 + 3 * 64)
-    d = max(alpha, alpha + 1 if alpha < 1 else 0) - 1 / 3
+    boost, *numbers = uniforms(key, 1 + 3 * TRIES)
+    d = (alpha + 1 if alpha < 1 else alpha) - 1 / 3
     c = 1 / math.sqrt(9 * d)
-    found = d
+    log_v = 0.0
     for first, second, third in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
         normal = math.sqrt(-2 * math.log(first)) * math.cos(2 * math.pi * second)
         v = (1 + c * normal) ** 3
         if v > 0 and math.log(third) < normal**2 / 2 + d - d * v + d * math.log(v):
-            found = d * v
+            log_v = math.log(v)
             break
-    scaled = found * boost ** (1 / alpha) if alpha < 1 else found
-    return max(scaled, 1e-300)
+    return math.log(d) + log_v + (math.log(boost) / alpha if alpha < 1 else 0.0)
+
+
+TRIES = 64
+"""A try fails once in twenty times, at worst; that all fail never happens."""
 
 
 def _problems(member: Member, datasets: Mapping[str, Dataset]) -> list[Problem]:

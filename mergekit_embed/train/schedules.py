@@ -24,18 +24,21 @@ from .specs import Order, TrainingPlan
 class Batch:
     """Rows that are compared with each other in one step of training.
 
-    `parts` are data sets with row numbers of theirs, int64; one data set, unless rows are shuffled
-    one by one.
+    `names` are its data sets: one, unless rows are shuffled one by one. `owners` tells of every row
+    which of them it belongs to, `numbers` which row of it; both int64, in the batch's order.
     """
 
-    parts: tuple[tuple[str, RowNumbers], ...]
+    names: tuple[str, ...]
+    owners: RowNumbers
+    numbers: RowNumbers
 
     def __len__(self) -> int:
-        return sum(len(numbers) for _, numbers in self.parts)
+        return len(self.numbers)
 
     def rows(self) -> list[tuple[str, int]]:
         """Every row in the batch's order, by its data set and its number."""
-        return [(name, int(number)) for name, numbers in self.parts for number in numbers]
+        pairs = zip(self.owners, self.numbers, strict=True)
+        return [(self.names[owner], int(number)) for owner, number in pairs]
 
     def pieces(self, devices: int) -> list[list[tuple[str, int]]]:
         """The batch cut into as many equal pieces of consecutive rows: one for every device.
@@ -82,7 +85,8 @@ class _Bag:
         mixed = rows[shuffled(key, dataset.identities[rows])]
         size = dataset.spec.batch_size
         starts = range(0, len(mixed) - size + 1, size)
-        return [Batch(((name, mixed[start : start + size]),)) for start in starts]
+        owners = np.zeros(size, dtype=np.int64)
+        return [Batch((name,), owners, mixed[start : start + size]) for start in starts]
 
     def pooled(self, groups: Mapping[str, Sequence[Batch]]) -> Epoch:
         """All batches in one random order; that of two does not depend on what others there are."""
@@ -156,8 +160,8 @@ def _mixed(bag: _Bag, names: Sequence[str]) -> Iterator[Batch]:
     size = bag.datasets[names[0]].spec.batch_size
     for start in range(0, len(numbers) - size + 1, size):
         here = slice(start, start + size)
-        parts = ((name, numbers[here][owners[here] == i]) for i, name in enumerate(names))
-        yield Batch(tuple((name, own) for name, own in parts if len(own)))
+        present, inside = np.unique(owners[here], return_inverse=True)
+        yield Batch(tuple(names[i] for i in present), inside, numbers[here])
 
 
 def _size_power(bag: _Bag) -> Epoch:

@@ -190,7 +190,7 @@ class DirichletEntry(BaseModel):
     model_config = STRICT
 
     count: Positive = Field(description="so many members")
-    alpha: Annotated[Number, Field(gt=0, le=1e6)] = Field(
+    alpha: Annotated[Number, Field(ge=0.001, le=1e6)] = Field(
         default=1.0, description="1: all mixtures are as likely; more: evener; less: more one-sided"
     )
     percent: Annotated[Number, Field(gt=0, le=100)] = Field(

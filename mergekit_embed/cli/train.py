@@ -1,0 +1,251 @@
+"""`boom-train`: train members on parts of the data, ready to be merged."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from .. import __version__
+from ..errors import MergekitEmbedError, UsageError
+from .console import failure, run
+
+if TYPE_CHECKING:
+    from ..train.bags import Member
+    from ..train.budget import Budget, Cost, Count
+    from ..train.data import Dataset
+    from ..train.specs import TrainingPlan
+
+HELP = """Train members as a PLAN says, and write the recipe that merges them.
+
+A plan is a YAML file. This one fine-tunes five members of one base, each on a random part of two
+data sets, as BOOM does; what it leaves out has the paper's values:
+
+```yaml
+model: ./bert-base
+data:
+  questions: {path: questions.jsonl, kind: retrieval}
+  reviews: {path: reviews.jsonl, kind: classification, batch_size: 64}
+members: [20, 40, 60, 80, 100]
+```
+
+```sh
+boom-train plan.yaml --dry-run             # rows, steps and tokens of every member
+boom-train plan.yaml --list-rows bag-20    # which rows a member is trained on
+boom-train plan.yaml -o out                # out/members/bag-20, ..., out/merge.yaml
+boom-merge out/merge.yaml
+```
+
+Each line of a data file is a JSON object:
+
+- `{"query": "...", "pos": ["..."], "neg": ["..."]}` or `{"anchor": "...", "positive": "..."}`
+- `{"text": "...", "label": "..."}`
+- `{"sentence1": "...", "sentence2": "...", "score": 0.8}`
+"""
+
+EPILOG = """Exit codes: 0 done; 2 the plan, its data or the command line is wrong, nothing was
+touched; 1 anything else. All keys of a plan, and what they mean: docs/training.md."""
+
+
+@click.command(
+    name="train",
+    help=HELP,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder to write. Default: the plan's `output`, else `trained/<plan name>`.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check plan and data, print what training would take (rows, batches, steps, tokens), and "
+    "stop.",
+)
+@click.option(
+    "--list-rows",
+    metavar="MEMBER",
+    help="Print every row that a member is trained on, as data set and `file:line`, and stop.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object on standard output; with `--list-rows` one a row.",
+)
+@click.version_option(__version__, prog_name="boom-train")
+@click.pass_context
+def train(
+    context: click.Context,
+    plan: Path,
+    output: Path | None,
+    dry_run: bool,
+    list_rows: str | None,
+    as_json: bool,
+) -> None:
+    """Check the plan and its data, then show what is asked for, or train."""
+    from ..train.plan import load
+
+    try:
+        loaded = load(plan)
+        if list_rows is not None:
+            _list_rows(loaded, list_rows, as_json=as_json)
+        elif dry_run:
+            _show_budget(loaded, output, as_json=as_json)
+        else:
+            _train(loaded, output, as_json=as_json)
+    except MergekitEmbedError as error:
+        failure(error, as_json=as_json)
+        context.exit(error.exit_code)
+
+
+def _train(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:
+    try:
+        running = importlib.import_module("mergekit_embed.train.run")
+    except ModuleNotFoundError as error:
+        if error.name != "mergekit_embed.train.run":
+            raise
+        message = "this version shows plans (--dry-run, --list-rows) and does not train yet"
+        raise click.ClickException(message) from error
+    running.train(plan, output, as_json=as_json)
+
+
+def _drawn(plan: TrainingPlan) -> tuple[dict[str, Dataset], tuple[Member, ...]]:
+    """The data sets of a plan and its members."""
+    from ..train.bags import members
+    from ..train.data import open_datasets
+
+    datasets = open_datasets(plan)
+    return datasets, members(plan, datasets)
+
+
+def _list_rows(plan: TrainingPlan, name: str, *, as_json: bool) -> None:
+    names = [member.name for member in plan.members]
+    if name not in names:
+        from ..recipe.shape import unknown
+
+        raise UsageError(f"{name}: {unknown('member', name, names)}")
+    datasets, found = _drawn(plan)
+    member = next(member for member in found if member.name == name)
+    for line in _lines(member, datasets, as_json=as_json):
+        click.echo(line)
+
+
+def _lines(member: Member, datasets: Mapping[str, Dataset], *, as_json: bool) -> Iterator[str]:
+    for name, numbers in member.rows.items():
+        for number in numbers:
+            place = datasets[name].place(int(number))
+            if as_json:
+                row = {"member": member.name, "dataset": name, "row": int(number), "place": place}
+                yield json.dumps(row, ensure_ascii=False)
+            else:
+                yield f"{name}\t{place}"
+
+
+def _counter(plan: TrainingPlan) -> tuple[Count | None, str | None]:
+    """What counts tokens; where there is nothing that can, why."""
+    from ..train.tokens import token_counter
+
+    try:
+        return token_counter(plan.model, plan.source.folders, plan.training.max_length), None
+    except MergekitEmbedError as error:
+        return None, str(error)
+
+
+def _show_budget(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:
+    from ..train.budget import as_dict, budget
+    from ..train.merging import merge_recipe
+
+    datasets, found = _drawn(plan)
+    count, why_not = _counter(plan)
+    planned = budget(plan, datasets, found, count)
+    notes = (*planned.notes, *([f"tokens are not counted: {why_not}"] if why_not else []))
+    target = output or plan.target
+    if not as_json:
+        _show(plan, target, datasets, planned, notes)
+        return
+    rows = {member.name: member.total for member in found}
+    facts: dict[str, Any] = {
+        "status": "planned",
+        "plan": plan.source.shown,
+        "output": str(target),
+        "model": plan.model,
+        "schedule": plan.order.name,
+        "data": {
+            name: {
+                "rows": len(dataset),
+                "bad_rows": dataset.bad_count,
+                "negatives": dataset.negatives,
+                "digest": dataset.digest,
+            }
+            for name, dataset in datasets.items()
+        },
+        **as_dict(planned),
+        "notes": list(notes),
+        "merge": merge_recipe(plan, rows, plan.model),
+    }
+    click.echo(json.dumps(facts))
+
+
+def _show(
+    plan: TrainingPlan,
+    target: Path,
+    datasets: Mapping[str, Dataset],
+    planned: Budget,
+    notes: tuple[str, ...],
+) -> None:
+    rows = [
+        ("plan", plan.source.shown),
+        ("model", plan.model),
+        ("output", str(target)),
+        ("schedule", plan.order.name),
+        *(("data", _described(dataset)) for dataset in datasets.values()),
+    ]
+    for cost in planned.costs:
+        rows.append(("member", f"{cost.name}   {_total(cost)}"))
+        for name, share in cost.shares.items():
+            size = datasets[name].spec.batch_size
+            batches = f"{share.batches:,} batch{'' if share.batches == 1 else 'es'}"
+            told = f"{share.rows:,} rows, {batches} of {size}"
+            rest = f", {share.left_out:,} rows left over" if share.left_out else ""
+            rows.append(("", f"{name}: {told}{rest}"))
+    rows.append(("in all", _spent(planned.steps, planned.tokens)))
+    if planned.sampled:
+        from ..train.budget import SAMPLE
+
+        listed = ", ".join(sorted(planned.sampled))
+        rows.append(("estimated", f"the tokens of {listed}, from {SAMPLE} rows of each"))
+    rows += [("note", note) for note in notes]
+    for label, value in rows:
+        click.echo(click.style(f"{label:>12}  ", bold=True) + value)
+
+
+def _described(dataset: Dataset) -> str:
+    spec = dataset.spec
+    negatives = f", {dataset.negatives} negatives a row" if dataset.negatives else ""
+    return f"{spec.name}   {len(dataset):,} rows, {spec.kind}, {spec.loss.name}{negatives}"
+
+
+def _total(cost: Cost) -> str:
+    epochs = f"{cost.epochs} epoch{'s' if cost.epochs > 1 else ''}"
+    return f"{epochs}, {cost.examples:,} rows, {_spent(cost.steps, cost.tokens)}"
+
+
+def _spent(steps: int, tokens: int | None) -> str:
+    counted = "" if tokens is None else f", {tokens:,} tokens"
+    return f"{steps:,} steps{counted}"
+
+
+def main() -> None:
+    """Entry point of `boom-train`."""
+    run(train)
