@@ -154,6 +154,7 @@ class Expansion:
             rule=rule,
             seed=self.seed if entry.seed is None else entry.seed,
             epochs=entry.epochs or self.epochs,
+            merged=entry.merge,
             weight=entry.weight,
             group=entry.group,
             checkpoints=tuple(entry.checkpoints or ()),

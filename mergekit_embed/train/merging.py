@@ -28,9 +28,10 @@ def merge_recipe(plan: TrainingPlan, rows: Mapping[str, int], base: str) -> dict
     Returns:
         A recipe as plain data, that lists the trained models as `members/NAME`.
     """
-    weights = weights_of(plan.members, rows, plan.weights)
+    members = [member for member in plan.members if member.merged]
+    weights = weights_of(members, rows, plan.weights)
     adapters = plan.lora is not None and not plan.lora.fold
-    return _recipe(plan.merge, plan.members, weights, base, adapters=adapters)
+    return _recipe(plan.merge, members, weights, base, adapters=adapters)
 
 
 def weights_of(
@@ -94,6 +95,10 @@ def problems_of_merge(
     adapters: bool,
 ) -> Iterator[Problem]:
     """What is wrong with the recipe of a plan, at its places in the plan."""
+    members = [member for member in members if member.merged]
+    if not members:
+        yield origin.problem(("members",), "none is merged; leave out one `merge: false`")
+        return
     if merge.get("models") is not None and not isinstance(merge["models"], list):
         yield origin.problem(("merge", "models"), "must be a list")
         return

@@ -281,6 +281,9 @@ class MemberEntry(BaseModel):
     weight: Number | None = Field(
         default=None, description="its weight in the merge; by default what `weights` says"
     )
+    merge: bool = Field(
+        default=True, description="`false`: train it to compare with, and leave it out of the merge"
+    )
     group: Text | None = Field(
         default=None, description="its group in the merge, for `delta_guided`"
     )

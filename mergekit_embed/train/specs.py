@@ -109,14 +109,15 @@ class MemberSpec:
     """What one member is trained on, and what is kept of its run.
 
     `checkpoints` are percent of its steps; models from there are merged too. `ema` is the decay of
-    an exponential mean of its weights, which then is the member. `weight` is that in the merge;
-    None leaves it to the plan.
+    an exponential mean of its weights, which then is the member. One that is not `merged` is there to
+    compare with. `weight` is that in the merge; None leaves it to the plan.
     """
 
     name: str
     rule: Sampled | Complement | Mixed
     seed: int
     epochs: int
+    merged: bool
     weight: float | None
     group: str | None
     checkpoints: tuple[int, ...]
@@ -124,7 +125,7 @@ class MemberSpec:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """What it gives to the merge: its checkpoints, else the end of its run."""
+        """What is kept of it: its checkpoints, else the end of its run."""
         if not self.checkpoints:
             return (self.name,)
         return tuple(f"{self.name}-at-{percent}" for percent in self.checkpoints)
