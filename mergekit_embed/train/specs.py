@@ -109,8 +109,8 @@ class MemberSpec:
     """What one member is trained on, and what is kept of its run.
 
     `checkpoints` are percent of its steps; models from there are merged too. `ema` is the decay of
-    an exponential mean of its weights, which then is the member. One that is not `merged` is there to
-    compare with. `weight` is that in the merge; None leaves it to the plan.
+    an exponential mean of its weights, which then is the member. One that is not `merged` is there
+    to compare with. `weight` is that in the merge; None leaves it to the plan.
     """
 
     name: str
