@@ -102,9 +102,9 @@ class Expansion:
         elif entry.complement is not None:
             name = self._free(entry.name, f"{entry.complement}-rest")
             if entry.complement not in self.found:
-                message = unknown("member", entry.complement, self.found) if self.found else "none"
-                hint = f'"{entry.complement}": {message}; it must be listed before'
-                self.problem((*place, "complement"), hint)
+                known = unknown("member", entry.complement, self.found)
+                message = f"{known}; list it before" if self.found else "list that member before"
+                self.problem((*place, "complement"), f'"{entry.complement}": {message}')
             yield name, Complement(entry.complement, tuple(chosen))
         elif entry.dirichlet is not None:
             percent = exactly(entry.dirichlet.percent)

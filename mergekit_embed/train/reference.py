@@ -100,8 +100,8 @@ exactly round(k n / 100), a half rounded up: the rows that draw the least. What 
     identity = XXH3-64 of its texts (query and positives; or both sentences and the score; or text
                and label); another number for a second row of the same content
 
-in unsigned 64-bit integers; the text is JSON as Python writes it. So it is the same on every machine, whatever versions of libraries it
-has, and
+in unsigned 64-bit integers; the text is JSON as Python writes it. So it is the same on every
+machine, whatever versions of libraries it has, and
 
 - a bag depends on the seed, the names of data set and member, and the rows' contents, and on
   nothing else: not on other data sets, other members, the file's format or the order of its rows;

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ..recipe.values import kind_of
 
 STRICT = ConfigDict(extra="forbid", protected_namespaces=(), strict=True)
 """YAML knows numbers from texts and from true and false, so nothing is guessed."""
@@ -79,6 +81,19 @@ class TrainingEntry(BaseModel):
     )
 
 
+def _targets(given: Any) -> Any:
+    """Names of layers, or all of them.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    named = isinstance(given, list) and given and all(isinstance(n, str) and n for n in given)
+    if given != "all-linear" and not named:
+        wanted = "must be all-linear or a list of names of layers, such as [q_proj, v_proj]"
+        raise ValueError(f"{wanted}, not {kind_of(given)}")
+    return given
+
+
 class LoraEntry(BaseModel):
     """A low-rank adapter is trained, and not the whole model."""
 
@@ -91,9 +106,10 @@ class LoraEntry(BaseModel):
     dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.0, description="of what goes into the adapter"
     )
-    targets: Annotated[list[Text], Field(min_length=1)] | Literal["all-linear"] = Field(
-        default="all-linear", description="the names of the layers, or all linear ones"
-    )
+    targets: Annotated[
+        Annotated[list[Text], Field(min_length=1)] | Literal["all-linear"],
+        BeforeValidator(_targets),
+    ] = Field(default="all-linear", description="the names of the layers, or all linear ones")
     fold: bool = Field(
         default=True, description="write members as whole models; `false`: keep them as adapters"
     )

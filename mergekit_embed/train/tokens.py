@@ -51,11 +51,11 @@ def _tokenizer_of(model: str, folders: tuple[Path, ...]) -> Path:
         found = [folder / Path(model).expanduser() / FILE for folder in folders]
         file = next((file for file in found if file.is_file()), None)
         if file is None:
-            raise NotFoundError(f"{model} has no {FILE}, so tokens cannot be counted")
+            raise NotFoundError(f"{model} has no {FILE}")
         return file
     name = HUB_ID.fullmatch(model)
     if name is None or model.startswith("."):
-        raise NotFoundError(f"there is no folder {model}, so tokens cannot be counted")
+        raise NotFoundError(f"there is no folder {model}")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
