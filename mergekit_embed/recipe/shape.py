@@ -79,8 +79,8 @@ def shape_problem(origin: Source, detail: ErrorDetails, words: Words) -> Problem
         return origin.problem(path, f"must list at least one {words.item(path)}")
     if kind in LIMITS:
         (limit,) = detail["ctx"].values()
-        shown = int(limit) if limit == int(limit) else limit
-        return origin.problem(path, f"must be {LIMITS[kind]} {shown}, not {values.kind_of(given)}")
+        bound = int(limit) if limit == int(limit) else limit
+        return origin.problem(path, f"must be {LIMITS[kind]} {bound}, not {values.kind_of(given)}")
     return origin.problem(path, detail["msg"].removeprefix("Value error, "))
 
 
