@@ -29,7 +29,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 YAML = [
-    (page, block) for page in PAGES for block in blocks(page, "yaml") if "merge_method:" in block
+    (page, block)
+    for page in PAGES
+    for block in blocks(page, "yaml")
+    if re.search("^merge_method:", block, re.M)
 ]
 PYTHON = [(page, block) for page in PAGES for block in blocks(page, "python")]
 
