@@ -162,6 +162,6 @@ def test_functions_that_were_compiled_of_other_sources_are_not_taken(copied: Pat
     assert list((kernels / "__pycache__").glob("*is_finite*.nbc"))
     pieces = kernels / "numba_pieces.py"
     text, infinite = pieces.read_text(), "out[i] = np.inf"
-    pieces.write_text(text.replace("out[i] = np.float64(singles[i])", infinite))
+    pieces.write_text(text.replace("out[i] = double(elements[i])", infinite))
     assert infinite in pieces.read_text()
     assert run(LOOK, package=copied).stdout == "False\n"

@@ -277,9 +277,9 @@ class Kernels(Protocol):
         """How many measures are at least each of the limits."""
 
     def kept_sums(
-        self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep]
+        self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep], squares: bool
     ) -> Doubles:
-        """Sums for every block, of shape (blocks, K, 3): `|d|`, kept `|d|`, kept `d^2`."""
+        """Sums for every block, of shape (blocks, K, 2 or 3): `|d|`, kept `|d|`, kept `d^2`."""
 
     def shared_counts(
         self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep]
