@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ..errors import MergekitEmbedError, ProblemsError
-from ..process import claim
+from ..process import claim, leave
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -104,24 +104,28 @@ def terminable() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def run(command: click.Command) -> None:
+def run(command: click.Command) -> NoReturn:
     """Run a command as a program; Ctrl-C ends it with a sentence and exit code 1."""
     terminable()
     claim()
+    leave(_exit_code(command))
+
+
+def _exit_code(command: click.Command) -> int:
     try:
         code = command.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         interrupt = error.__context__ if isinstance(error, click.Abort) else error
         told = _kept(interrupt) or "nothing half-written was left"
         click.echo(f"interrupted: {told}", err=True)
-        sys.exit(1)
+        return 1
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        return 1
+    return code if isinstance(code, int) else 0
 
 
 class Lines:

@@ -35,6 +35,7 @@ from . import numba_mixtures as mixture_kernels
 from . import numba_ranks as rank_kernels
 from .affine import sums_to_one
 from .beside import Beside
+from .lines import room
 from .numba_arguments import Stored, address, divided, doubles, keeps_of, many, member, one
 from .numba_pieces import KINDS
 
@@ -108,7 +109,7 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.mixture`."""
-        out = np.empty(vectors[0].count * dtype.itemsize, np.uint8)
+        out = room(vectors[0].count * dtype.itemsize)
         finite = mixture_kernels.mixture(
             *many(vectors),
             *one(origin),
@@ -201,7 +202,7 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.consensus`."""
-        out = np.empty(origin.count * dtype.itemsize, np.uint8)
+        out = room(origin.count * dtype.itemsize)
         lone = np.empty(0) if combine.lone_factors is None else combine.lone_factors
         finite = consensus_kernels.consensus(
             *many(vectors),
@@ -235,7 +236,7 @@ class NumbaKernels:
     ) -> Output:
         """See `Kernels.centre`."""
         count = vectors[0].count
-        out = np.empty(count * dtype.itemsize, np.uint8)
+        out = room(count * dtype.itemsize)
         finite = element_kernels.centre(
             *many(vectors), trim, *divided(divide), KINDS[dtype], address(out), count
         )
@@ -250,7 +251,7 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.near`."""
-        out = np.empty(vector.count * dtype.itemsize, np.uint8)
+        out = room(vector.count * dtype.itemsize)
         finite = element_kernels.near(
             *many([vector]),
             *one(origin),
@@ -271,7 +272,7 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.fisher_mean`."""
-        out = np.empty(vectors[0].count * dtype.itemsize, np.uint8)
+        out = room(vectors[0].count * dtype.itemsize)
         finite = element_kernels.fisher_mean(
             *many(vectors),
             *many(fishers),
