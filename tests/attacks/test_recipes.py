@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import listed
 
-from .attack import Attacks, Ground, hole
+from .attack import CUT, Attacks, Ground, hole
 
 attack = Attacks()
 
@@ -17,7 +17,7 @@ LINEAR = "merge_method: linear\nmodels:\n  - model: {good}\n"
 def refused(ground: Ground, text: str, says: str = "", **more: Any) -> str:
     """What the recipe of this text is refused with; `good` and `hostile` are the models."""
     recipe = ground.write(text.replace("{good}", str(ground.good)))
-    return ground.refused(recipe, names=recipe, says=says, **more)
+    return ground.refused(recipe, names=recipe, says=says, longest=CUT, **more)
 
 
 # --- YAML ---------------------------------------------------------------------------------
