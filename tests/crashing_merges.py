@@ -24,7 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
+
 import mergekit_embed
+from mergekit_embed import kernels
 from mergekit_embed.engine import journal, keeping, staging
 from mergekit_embed.engine.destination import Destination
 from mergekit_embed.engine.plan import Job
@@ -124,10 +127,12 @@ renamed = Path.rename
 
 def live(dies_at: int, *, loses_power: bool) -> None:
     """One life: merge, and die at that call."""
-    disk = Disk(dies_at, loses_power)
-    staging.os = journal.os = disk  # type: ignore[assignment]
-    Path.rename = lambda self, target: disk.rename(self, Path(target))  # type: ignore[assignment, method-assign, return-value]
-    keeping.SECONDS, keeping.LOOK_SECONDS = 0.002, 0.001
+    disk, patch = Disk(dies_at, loses_power), pytest.MonkeyPatch()
+    for module in (staging, journal):
+        patch.setattr(module, "os", disk)
+    patch.setattr(Path, "rename", lambda self, target: disk.rename(self, Path(target)))
+    patch.setattr(keeping, "SECONDS", 0.002)
+    patch.setattr(keeping, "LOOK_SECONDS", 0.001)
     log = LOG.open("a")
     write = Destination.write
 
@@ -137,9 +142,9 @@ def live(dies_at: int, *, loses_power: bool) -> None:
         time.sleep(0.001)
         write(self, job, start, raw)
 
-    Destination.write = slow  # type: ignore[method-assign]
+    patch.setattr(Destination, "write", slow)
     # Already imported, where Numba would load its compiled kernels in every life.
-    mergekit_embed.kernels.has_numba = lambda: False  # type: ignore[assignment]
+    patch.setattr(kernels, "has_numba", lambda: False)
     mergekit_embed.merge("recipe.yaml", "out", device="cpu")
 
 

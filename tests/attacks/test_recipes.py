@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,7 +203,7 @@ test_a_hostile_recipe_within_a_recipe_is_refused = attack.test()
 
 
 def test_an_endless_device_is_no_recipe(ground: Ground) -> None:
-    ground.refused("/dev/zero", names="/dev/zero", says="is too large")  # type: ignore[arg-type]
+    ground.refused(Path("/dev/zero"), names="/dev/zero", says="is too large")
 
 
 def test_recipes_within_recipes_may_share_one(ground: Ground) -> None:
