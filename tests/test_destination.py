@@ -257,6 +257,27 @@ def test_of_many_merges_to_one_place_each_is_whole_or_refused() -> None:
     assert siblings(OUT.absolute()) == []
 
 
+def test_what_a_live_run_removes_while_it_is_counted_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (PARTIAL / "folder").mkdir(parents=True)
+    for name in ("one", "two", "folder/three"):
+        (PARTIAL / name).write_bytes(os.urandom(4096))
+        with (PARTIAL / name).open("rb") as file:
+            os.fsync(file.fileno())  # or it may have no blocks yet
+    one = 512 * (PARTIAL / "one").stat().st_blocks
+    assert staging.left_behind(OUT) == 3 * one > 0
+
+    def walk(top: Path) -> Iterator[Any]:
+        for folder, folders, names in os.walk(top):
+            (PARTIAL / "two").unlink()
+            shutil.rmtree(PARTIAL / "folder")
+            yield folder, folders, names
+
+    monkeypatch.setattr(staging, "os", Intercepted(os, walk=walk))
+    assert staging.left_behind(OUT) == one
+
+
 # --- a merge that is killed ---------------------------------------------------------------
 
 COMMAND = Path(sysconfig.get_path("scripts"), "boom-merge")
