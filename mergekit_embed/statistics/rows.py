@@ -164,6 +164,7 @@ def _texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 def _score(content: Mapping[str, Any]) -> float:
     value = content.get("score")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):  # type: ignore[arg-type]
         raise ValueError("`score` must be a finite number")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
