@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -77,6 +77,22 @@ def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = No
     click.echo(click.style("error: ", fg="red", bold=True) + printable(str(error)), err=True)
     if kept := _kept(error):
         click.echo(kept, err=True)
+
+
+@contextmanager
+def ends_with_failure(context: click.Context, *, as_json: bool) -> Iterator[None]:
+    """An error of ours in the block ends the command: said as by `failure`, with its exit code."""
+    try:
+        yield
+    except MergekitEmbedError as error:
+        failure(error, as_json=as_json)
+        context.exit(error.exit_code)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """What the user should know that is no error, on standard error."""
+    for note in notes:
+        click.echo(click.style("note: ", fg="yellow") + note, err=True)
 
 
 def _kept(error: BaseException | None) -> str | None:

@@ -8,11 +8,9 @@ writes the page; `boom schema` prints the JSON Schema.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel
 
 from ..methods import Method, Parameter, available
 from ..methods.registry import REQUIRED, spelled
@@ -24,6 +22,7 @@ from .schema import (
     RecipeFile,
     SliceSource,
 )
+from .tables import keys, table
 
 BASE_WORDS = {
     "origin": "needed; deltas start from it",
@@ -311,21 +310,21 @@ def markdown() -> str:
     parts = [
         INTRODUCTION,
         "## Keys\n",
-        *_table(("key", "value", "meaning"), _keys(RecipeFile)),
+        *table(("key", "value", "meaning"), keys(RecipeFile)),
         TOKENIZERS,
         "Each entry of `models`:\n",
-        *_table(("key", "value", "meaning"), _keys(ModelEntry)),
+        *table(("key", "value", "meaning"), keys(ModelEntry)),
         ADAPTERS,
         ADAPTER_OUTPUT,
-        *_table(("key", "value", "meaning"), _keys(AdapterEntry)),
+        *table(("key", "value", "meaning"), keys(AdapterEntry)),
         "Each entry of `slices` has a list of `sources`, and each of these:\n",
-        *_table(("key", "value", "meaning"), _keys(SliceSource)),
+        *table(("key", "value", "meaning"), keys(SliceSource)),
         SLICES,
         GROUPS,
         STATISTICS,
         "## Edits after the merge\n",
         "Each entry of `post` has one of these keys, and none is there twice:\n",
-        *_table(("key", "value", "meaning"), _keys(EditEntry)),
+        *table(("key", "value", "meaning"), keys(EditEntry)),
         EDITS,
         VALUES,
         "## Methods and their parameters\n",
@@ -335,39 +334,6 @@ def markdown() -> str:
     for name, method in sorted(available().items()):
         parts += _method(name, method)
     return "\n".join(parts).rstrip() + "\n"
-
-
-def _keys(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    properties = model.model_json_schema()["properties"]
-    for name, field in model.model_fields.items():
-        kind = _kind(properties[name])
-        default = "required" if field.is_required() else _default(field.default)
-        yield f"`{name}`", f"{kind}{', ' + default if default else ''}", str(field.description)
-
-
-def _default(default: Any) -> str:
-    if not isinstance(default, bool | str | int):
-        return ""
-    return f"default {spelled(default) if isinstance(default, bool) else default}"
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return " or ".join(f"`{choice}`" for choice in schema["enum"])
-    if "$ref" in schema:
-        return "map"
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    if "anyOf" in schema:
-        kinds = [_kind(option) for option in schema["anyOf"] if option.get("type") != "null"]
-        return " or ".join(kinds)
-    if schema == IN_PLACE:
-        return "recipe"
-    if "$ref" in schema:
-        return "map"
-    words = {"string": "text", "object": "map", "array": "list", "boolean": "true or false"}
-    kind = str(schema.get("type", ""))
-    return words.get(kind, kind)
 
 
 def _method(name: str, method: Method) -> list[str]:
@@ -389,7 +355,7 @@ def _method(name: str, method: Method) -> list[str]:
         )
         for p in method.parameters.values()
     ]
-    return [*lines, *_table(("parameter", "default", "range", "meaning"), rows)]
+    return [*lines, *table(("parameter", "default", "range", "meaning"), rows)]
 
 
 def _range(parameter: Parameter) -> str:
@@ -405,13 +371,6 @@ def _range(parameter: Parameter) -> str:
     if high is None:
         return f"{low:g} or more"
     return f"{low:g} to {high:g}"
-
-
-def _table(head: tuple[str, ...], rows: Any) -> list[str]:
-    body = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
-    if not body:
-        return ["No parameters.\n"]
-    return [f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *(f"| {r} |" for r in body), ""]
 
 
 if __name__ == "__main__":
