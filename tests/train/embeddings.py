@@ -42,5 +42,8 @@ class Linear(torch.nn.Module):
     def __getitem__(self, number: int) -> torch.nn.Module:
         return self
 
+    def get_embedding_dimension(self) -> int:
+        return len(self.weight)
+
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"sentence_embedding": inputs["input_ids"] @ self.weight}

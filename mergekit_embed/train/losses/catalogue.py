@@ -240,7 +240,7 @@ def matryoshka_2d(
     from sentence_transformers.sentence_transformer.losses import Matryoshka2dLoss
 
     _same_number(dims, weights)
-    _uncached(inner)
+    _cut_short(inner)
     return Matryoshka2dLoss(
         model,
         inner,
@@ -264,7 +264,7 @@ def adaptive_layer(
     """The loss also after fewer layers, so that a model cut short works."""
     from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
 
-    _uncached(inner)
+    _cut_short(inner)
     return AdaptiveLayerLoss(
         model,
         inner,
@@ -287,13 +287,19 @@ def _same_number(dims: tuple[int, ...], weights: tuple[float, ...] | None) -> No
         raise UsageError(f"weights has {len(weights)} numbers for {len(dims)} dims")
 
 
-def _uncached(inner: Module) -> None:
+def _cut_short(inner: Module) -> None:
     from sentence_transformers.base.losses import uses_gradient_cache
 
     from ...errors import UsageError
+    from .scored_pairs import CoDiEmbSTSLoss
 
     if uses_gradient_cache(inner):
         raise UsageError(
             "mini_batch_size does not go with losses after fewer layers: only the last embeddings "
             "are kept; leave it out, or use `matryoshka`"
+        )
+    if isinstance(inner, CoDiEmbSTSLoss) and inner.terms.middle:
+        raise UsageError(
+            "middle does not go with losses after fewer layers, which look into all layers "
+            "themselves; set it to 0, or use `matryoshka`"
         )

@@ -16,7 +16,11 @@ def gather(values: Tensor) -> Tensor:
     """The rows of all processes, in the processes' order: (n, ...) -> (world n, ...)."""
     if not is_dist_initialized():
         return values
-    return all_gather_with_grad(values.contiguous())
+    gathered = all_gather_with_grad(values.contiguous())
+    if gathered.requires_grad:
+        # With gloo, torch sends a strided gradient back with its numbers in the wrong places.
+        gathered.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def first_row(rows: int) -> int:
