@@ -161,6 +161,12 @@ def test_what_does_not_count_does_not_matter(rule: str, seed: int) -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
+def test_a_negative_as_near_as_the_positive_is_within_the_margin() -> None:
+    anchors, positive = columns(1, 2)
+    found = loss_of([anchors, positive, positive], false_negative_margin=0.0)
+    assert found.item() == pytest.approx(np.log(2), rel=1e-10)
+
+
 def _each(arrays: list[Any], classes: list[int], **form: Any) -> list[float]:
     from mergekit_embed.train.losses.contrast import row_losses
 

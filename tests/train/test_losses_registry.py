@@ -37,6 +37,13 @@ def test_the_page_has_every_parameter_as_the_signature_says(entry: Entry) -> Non
     assert table(entry) in PAGE
 
 
+def test_the_example_of_the_page_works() -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)
+    namespace: dict[str, Any] = {"model": Linear(dim=32)}
+    exec(compile(example, "docs/losses.md", "exec"), namespace)
+    assert namespace["loss"].get_config_dict()["matryoshka_dims"] == (32, 16)
+
+
 def test_the_page_has_no_others() -> None:
     assert set(re.findall(r"^### `(\w+)`$", PAGE, re.M)) == {entry.name for entry in ENTRIES}
 
