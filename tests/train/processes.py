@@ -23,7 +23,6 @@ from .embeddings import Linear, columns, features
 ROWS = 6
 CLASSES = torch.tensor([0, 1, 0, 2, 1, 3])
 SCORES = torch.tensor([3.0, 0.5, 3.0, 5.0, 1.0, 0.5])
-GROUPS = {"negatives": "batch", "temperature": 0.2}
 
 Case = tuple[Callable[[Any], Any], int, Tensor]
 

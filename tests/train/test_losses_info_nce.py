@@ -24,7 +24,7 @@ CLASSES = [0, 1, 0, 2, 1]
 
 
 def loss_of(arrays: list[Any], positives: int = 1, mixed: int = 0, **contrast: Any) -> Any:
-    loss = InfoNCELoss(Linear(), Contrast(**contrast), positives, mixed)  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(**contrast), positives, mixed)
     return loss.compute_loss_from_embeddings(tensors(arrays), torch.tensor(CLASSES))
 
 
@@ -85,7 +85,7 @@ def test_what_is_mixed_are_two_negatives_with_a_share_of_beta_2_2() -> None:
 def test_its_gradient_is_that_of_the_formula(form: dict[str, Any]) -> None:
     # Hardness is a constant to the gradient, which differences of the loss cannot know.
     form = {**form, "hardness": 0.0}
-    loss = InfoNCELoss(Linear(), Contrast(temperature=0.5, **form), positives=2)  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(temperature=0.5, **form), positives=2)
     labels = torch.tensor(CLASSES)
     inputs = tensors(columns(5, 5, dim=3), gradient=True)
     assert torch.autograd.gradcheck(
@@ -96,7 +96,7 @@ def test_its_gradient_is_that_of_the_formula(form: dict[str, Any]) -> None:
 def test_hardness_is_a_constant_to_the_gradient() -> None:
     arrays = columns(4, 4)
     inputs = tensors(arrays, gradient=True)
-    loss = InfoNCELoss(Linear(), Contrast(0.5, hardness=5.0))  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(0.5, hardness=5.0))
     loss.compute_loss_from_embeddings(inputs, None).backward()
     anchors, positive, *negatives = tensors(arrays, gradient=True)
     unit = torch.nn.functional.normalize
@@ -114,9 +114,9 @@ def test_hardness_is_a_constant_to_the_gradient() -> None:
 def test_plain_it_is_that_of_sentence_transformers(hardness: float) -> None:
     inputs = features(columns(5, 4))
     options = {"hardness_mode": "hard_negatives", "hardness_strength": hardness} if hardness else {}
-    theirs = MultipleNegativesRankingLoss(Linear(), scale=20, **options)  # type: ignore[arg-type]
-    ours = InfoNCELoss(Linear(), Contrast(0.05, hardness=hardness))  # type: ignore[arg-type]
-    expected, found = theirs(inputs, None), ours(inputs, None)  # type: ignore[arg-type]
+    theirs = MultipleNegativesRankingLoss(Linear(), scale=20, **options)
+    ours = InfoNCELoss(Linear(), Contrast(0.05, hardness=hardness))
+    expected, found = theirs(inputs, None), ours(inputs, None)
     expected.backward(), found.backward()
     assert found.item() == pytest.approx(expected.item(), rel=1e-10)
     torch.testing.assert_close(ours.model.weight.grad, theirs.model.weight.grad, rtol=1e-9, atol=0)
@@ -128,7 +128,7 @@ def test_the_order_of_rows_does_not_matter(
     order: list[int], form: dict[str, Any], seed: int
 ) -> None:
     arrays = columns(5, 5, seed=seed)
-    loss = InfoNCELoss(Linear(), Contrast(**form), positives=2)  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(**form), positives=2)
     labels = torch.tensor(CLASSES)
     before = loss.compute_loss_from_embeddings(tensors(arrays), labels)
     moved = tensors([array[order] for array in arrays])
@@ -170,7 +170,7 @@ def test_a_negative_as_near_as_the_positive_is_within_the_margin() -> None:
 def _each(arrays: list[Any], classes: list[int], **form: Any) -> list[float]:
     from mergekit_embed.train.losses.contrast import row_losses
 
-    loss = InfoNCELoss(Linear(), Contrast(0.3, **form))  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(0.3, **form))
     batch = loss.batch(tensors(arrays), torch.tensor(classes))
     return row_losses(batch, loss.contrast).tolist()
 
@@ -192,7 +192,7 @@ def test_focal_weighs_down_and_zero_leaves_alone(seed: int, gamma: float) -> Non
 def test_neither_lonely_rows_nor_zero_vectors_make_a_nan(
     form: dict[str, Any], rows: int, count: int
 ) -> None:
-    loss = InfoNCELoss(Linear(), Contrast(**form))  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(**form))
     for zeroed in (False, True):
         arrays = columns(rows, count)
         if zeroed:
@@ -207,7 +207,7 @@ def test_neither_lonely_rows_nor_zero_vectors_make_a_nan(
 
 def test_a_row_without_negatives_costs_nothing() -> None:
     inputs = tensors(columns(1, 2), gradient=True)
-    loss = InfoNCELoss(Linear(), Contrast(focal=0.5))  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(focal=0.5))
     found = loss.compute_loss_from_embeddings(inputs, None)
     found.backward()
     assert found == 0
@@ -225,7 +225,7 @@ def test_a_loss_near_zero_keeps_its_digits() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_are_computed_in_float32_even_under_autocast(dtype: torch.dtype) -> None:
     halves = [column.to(dtype) for column in tensors(columns(16, 4, dim=32))]
-    loss = InfoNCELoss(Linear())  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = loss.compute_loss_from_embeddings(halves, None)
     expected = loss.compute_loss_from_embeddings([half.double() for half in halves], None)
@@ -238,9 +238,9 @@ def test_halves_are_computed_in_float32_even_under_autocast(dtype: torch.dtype) 
 def test_in_mini_batches_gradients_are_the_same(form: dict[str, Any], mini_batch_size: int) -> None:
     inputs = features(columns(5, 6))
     labels = torch.tensor(CLASSES)
-    whole = InfoNCELoss(Linear(), Contrast(0.1, **form), 2, 2)  # type: ignore[arg-type]
+    whole = InfoNCELoss(Linear(), Contrast(0.1, **form), 2, 2)
     parts = CachedInfoNCELoss(
-        Linear(),  # type: ignore[arg-type]
+        Linear(),
         Contrast(0.1, **form),
         2,
         2,
@@ -265,10 +265,10 @@ def test_in_mini_batches_gradients_are_the_same(form: dict[str, Any], mini_batch
         lambda: Contrast(temperature=-1.0),
         lambda: Contrast(temperature=float("nan")),
         lambda: Contrast(temperature=float("inf")),
-        lambda: Contrast(negatives="some"),  # type: ignore[arg-type]
+        lambda: Contrast(negatives="some"),
         lambda: Contrast(focal=-1.0),
-        lambda: InfoNCELoss(Linear(), positives=0),  # type: ignore[arg-type]
-        lambda: CachedInfoNCELoss(Linear(), mini_batch_size=0),  # type: ignore[arg-type]
+        lambda: InfoNCELoss(Linear(), positives=0),
+        lambda: CachedInfoNCELoss(Linear(), mini_batch_size=0),
         lambda: loss_of(columns(5, 2), positives=2),
         lambda: loss_of(columns(5, 3), mixed=1),
         lambda: loss_of(columns(4, 3), negatives="class"),
@@ -280,7 +280,7 @@ def test_what_makes_no_sense_is_refused(wrong: Any) -> None:
 
 
 def test_it_tells_what_it_is_made_of() -> None:
-    loss = InfoNCELoss(Linear(), Contrast(focal=0.5, hardness=5.0), positives=2)  # type: ignore[arg-type]
+    loss = InfoNCELoss(Linear(), Contrast(focal=0.5, hardness=5.0), positives=2)
     assert loss.get_config_dict()["focal"] == 0.5
     assert [key in loss.citation for key in ("1807.03748", "2506.20923", "2509.20354")] == [
         True

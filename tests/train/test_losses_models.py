@@ -202,3 +202,6 @@ def test_the_trainer_of_sentence_transformers_lowers_them(path: Path, tmp_path: 
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(history) == 10
     assert history[-1] < 0.7 * history[0]
+    trainer.save_model(str(tmp_path / "trained"))
+    card = (tmp_path / "trained" / "README.md").read_text()
+    assert all(word in card for word in ("CachedInfoNCELoss", "rank_kl", "2508.11442"))

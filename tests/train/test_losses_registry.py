@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mergekit_embed.errors import MergekitEmbedError
+from mergekit_embed.errors import UsageError
 from mergekit_embed.train import losses
 from mergekit_embed.train.losses.reference import table
-from mergekit_embed.train.losses.registry import Entry, LossError
+from mergekit_embed.train.losses.registry import Entry
 
 from .embeddings import Linear
 
@@ -74,7 +74,7 @@ def test_the_page_has_no_others() -> None:
 )
 def test_what_is_wrong_is_told(entry: str, parameters: dict[str, Any], message: str) -> None:
     found = {e.name: e for e in ENTRIES}[entry]
-    with pytest.raises(LossError, match=re.escape(f"{entry}: {message}")):
+    with pytest.raises(UsageError, match=re.escape(f"{entry}: {message}")):
         found.values(parameters)
     (problem,) = found.problems(parameters)
     assert f"{problem.where}: {problem.message}".startswith(message)
@@ -86,9 +86,9 @@ def test_everything_that_is_wrong_is_told_together() -> None:
 
 
 def test_unknown_names_are_told_with_the_nearest() -> None:
-    with pytest.raises(LossError, match='info_nec: unknown loss, did you mean "info_nce"'):
+    with pytest.raises(UsageError, match='info_nec: unknown loss, did you mean "info_nce"'):
         losses.named("info_nec")
-    with pytest.raises(LossError, match='unknown wrapper, did you mean "matryoshka"'):
+    with pytest.raises(UsageError, match='unknown wrapper, did you mean "matryoshka"'):
         losses.wrapper("matroska")
 
 
@@ -159,5 +159,16 @@ def test_every_loss_builds_and_tells_of_itself(entry: Any) -> None:
 def test_several_positives_are_for_info_nce() -> None:
     assert losses.named("info_nce").build(Linear(), positives=3).positives == 3
     for name in set(losses.available()) - {"info_nce"}:
-        with pytest.raises(MergekitEmbedError, match="positive"):
+        with pytest.raises(UsageError, match="positive"):
             losses.named(name).build(Linear(), positives=2)
+
+
+@pytest.mark.parametrize("wrapper", ["matryoshka", "matryoshka_2d"])
+def test_lengths_that_embeddings_do_not_have_are_refused(wrapper: str) -> None:
+    model = Linear(dim=6)
+    inner = losses.named("info_nce").build(model)
+    build = losses.wrapper(wrapper).build
+    with pytest.raises(UsageError, match="embeddings of 6 numbers cannot be cut to 7"):
+        build(model, inner, dims=[6, 7])
+    with pytest.raises(UsageError, match="weights has 1 numbers for 2 dims"):
+        build(model, inner, dims=[6, 3], weights=[1.0])

@@ -110,7 +110,7 @@ def test_the_better_order_costs_less() -> None:
 
 
 def sts(**terms: float) -> CoDiEmbSTSLoss:
-    return CoDiEmbSTSLoss(Linear(), Terms(**terms))  # type: ignore[arg-type]
+    return CoDiEmbSTSLoss(Linear(), Terms(**terms))
 
 
 @pytest.mark.parametrize("terms", [(2.0, 5.0, 0.5), (1.0, 0.0, 0.0), (0.0, 1.0, 3.0)])
@@ -151,7 +151,7 @@ def test_zero_vectors_and_single_pairs_make_no_nan() -> None:
 def test_halves_are_computed_in_float32_even_under_autocast() -> None:
     halves = [column.bfloat16() for column in tensors(columns(16, 2, dim=32))]
     labels = torch.arange(16.0)
-    for loss in (sts(), GatheredCoSENTLoss(Linear()), GatheredAnglELoss(Linear())):  # type: ignore[arg-type]
+    for loss in (sts(), GatheredCoSENTLoss(Linear()), GatheredAnglELoss(Linear())):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = loss.compute_loss_from_embeddings(halves, labels)
         expected = loss.compute_loss_from_embeddings([half.double() for half in halves], labels)
@@ -162,7 +162,7 @@ def test_halves_are_computed_in_float32_even_under_autocast() -> None:
 def test_cosent_is_its_formula() -> None:
     first, second = columns(7, 2)
     x = [reference.cosine(a, b) for a, b in zip(first, second, strict=True)]
-    loss = GatheredCoSENTLoss(Linear(), 1 / 0.05)  # type: ignore[arg-type]
+    loss = GatheredCoSENTLoss(Linear(), 1 / 0.05)
     found = loss.compute_loss_from_embeddings(tensors([first, second]), torch.tensor(SCORES))
     assert found.item() == pytest.approx(reference.cosent(x, SCORES, 0.05), rel=1e-10)
 
@@ -196,7 +196,7 @@ def test_in_mini_batches_gradients_are_the_same(
         lambda: Terms(temperature=0.0),
         lambda: Terms(middle_temperature=-1.0),
         lambda: Terms(pro=-0.1),
-        lambda: CachedCoDiEmbSTSLoss(Linear(), Terms(middle=1.0)),  # type: ignore[arg-type]
+        lambda: CachedCoDiEmbSTSLoss(Linear(), Terms(middle=1.0)),
         lambda: sts().compute_loss_from_embeddings(tensors(columns(3, 2)), None),
         lambda: sts().compute_loss_from_embeddings(tensors(columns(3, 3)), torch.ones(3)),
         lambda: sts().compute_loss_from_embeddings(tensors(columns(3, 2)), torch.ones(4)),

@@ -221,7 +221,7 @@ def matryoshka(
     """The sum of the loss over embeddings cut to several lengths."""
     from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 
-    _same_number(dims, weights)
+    _check_lengths(model, dims, weights)
     return MatryoshkaLoss(model, inner, dims, weights, dims_per_step)
 
 
@@ -239,7 +239,7 @@ def matryoshka_2d(
     """As `matryoshka`, also after fewer layers."""
     from sentence_transformers.sentence_transformer.losses import Matryoshka2dLoss
 
-    _same_number(dims, weights)
+    _check_lengths(model, dims, weights)
     _cut_short(inner)
     return Matryoshka2dLoss(
         model,
@@ -280,9 +280,12 @@ def _pairwise(similarity: str) -> Any:
     return pairwise_cos_sim if similarity == "cosine" else pairwise_dot_score
 
 
-def _same_number(dims: tuple[int, ...], weights: tuple[float, ...] | None) -> None:
+def _check_lengths(model: Model, dims: tuple[int, ...], weights: tuple[float, ...] | None) -> None:
     from ...errors import UsageError
 
+    whole = model.get_embedding_dimension()
+    if whole is not None and max(dims) > whole:
+        raise UsageError(f"dims: embeddings of {whole} numbers cannot be cut to {max(dims)}")
     if weights is not None and len(weights) != len(dims):
         raise UsageError(f"weights has {len(weights)} numbers for {len(dims)} dims")
 

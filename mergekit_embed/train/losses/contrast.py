@@ -106,12 +106,12 @@ def row_losses(batch: Batch, contrast: Contrast, rows: slice = slice(None)) -> T
     """
     numbers = torch.arange(len(batch.anchors), device=batch.anchors.device)[rows] + batch.first
     cosine = torch.einsum("bd,knd->bkn", batch.anchors[rows], batch.texts)
-    kept, negatives = batch.positives, cosine[:, batch.positives :]
+    negatives = cosine[:, batch.positives :]
     places = Places.of(numbers, 1 + negatives.shape[1], cosine.shape[2])
     classes = batch.classes
     same = None if classes is None else classes[numbers][:, None] == classes
     passes = [
         info_nce(torch.cat((cosine[:, k : k + 1], negatives), 1), places, contrast, same)
-        for k in range(kept)
+        for k in range(batch.positives)
     ]
     return torch.stack(passes).mean(0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from . import mixing
 from .cached import WholeBatch
+from .citations import BIBTEX, Paper
 from .contrast import Batch, Contrast, row_losses
 from .devices import first_row, gather
 from .numerics import exact, unit, wide
@@ -118,14 +119,14 @@ class InfoNCELoss(nn.Module):
     @property
     def citation(self) -> str:
         """BibTeX of what it is made of."""
-        used = {
-            "oord2018": True,
-            "zhang2026codiemb": self.positives > 1,
-            "zhang2025qwen3": self.contrast.false_negative_margin is not None,
-            "vera2025embeddinggemma": self.contrast.hardness > 0,
-            "zhao2025kalm": self.contrast.focal > 0 or self.mixed > 0,
+        used: dict[Paper, bool] = {
+            "info_nce": True,
+            "codiemb": self.positives > 1,
+            "qwen3": self.contrast.false_negative_margin is not None,
+            "embeddinggemma": self.contrast.hardness > 0,
+            "kalm": self.contrast.focal > 0 or self.mixed > 0,
         }
-        return "\n".join(_BIBTEX[key] for key, is_used in used.items() if is_used)
+        return "\n".join(BIBTEX[paper] for paper, is_used in used.items() if is_used)
 
 
 class CachedInfoNCELoss(WholeBatch, InfoNCELoss):
@@ -156,33 +157,3 @@ class CachedInfoNCELoss(WholeBatch, InfoNCELoss):
     def get_config_dict(self) -> dict[str, Any]:
         """The parameters, for the model card."""
         return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
-
-
-_BIBTEX = {
-    "oord2018": """\
-@misc{oord2018,
-    title={Representation Learning with Contrastive Predictive Coding},
-    author={Aaron van den Oord and Yazhe Li and Oriol Vinyals},
-    year={2018}, eprint={1807.03748}, archivePrefix={arXiv}
-}""",
-    "zhang2026codiemb": """\
-@misc{codiemb,
-    title={CoDiEmb},
-    year={2025}, eprint={2508.11442}, archivePrefix={arXiv}
-}""",
-    "zhang2025qwen3": """\
-@misc{qwen3embedding,
-    title={Qwen3 Embedding: Advancing Text Embedding and Reranking Through Foundation Models},
-    year={2025}, eprint={2506.05176}, archivePrefix={arXiv}
-}""",
-    "vera2025embeddinggemma": """\
-@misc{embeddinggemma,
-    title={EmbeddingGemma: Powerful and Lightweight Text Representations},
-    year={2025}, eprint={2509.20354}, archivePrefix={arXiv}
-}""",
-    "zhao2025kalm": """\
-@misc{kalmembeddingv2,
-    title={KaLM-Embedding-V2},
-    year={2025}, eprint={2506.20923}, archivePrefix={arXiv}
-}""",
-}

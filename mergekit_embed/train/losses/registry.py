@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from ...errors import Problem, ProblemsError, UsageError
+from ...errors import Problem, UsageError
 from ...methods.registry import REQUIRED, Parameter, parameters_of, spelled
 from ...recipe.load import unknown
 
@@ -28,10 +28,6 @@ RowKind = Literal["groups", "scored pairs", "teacher scores", "teacher vectors"]
 """What a row is to a loss, column by column: an anchor, its positives and its negatives; two texts
 and the score of their similarity; a query, its documents and a teacher's scores of them; texts and
 a teacher's embeddings of them."""
-
-
-class LossError(ProblemsError, UsageError):
-    """A loss, or a parameter of one, that is not known or not right."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +124,10 @@ class Entry:
         """The parameters as the function takes them: checked, converted.
 
         Raises:
-            LossError: when there is a problem with one.
+            UsageError: when there is a problem with one.
         """
         if found := self.problems(parameters):
-            raise LossError([Problem(f"{self.name}: {p.where}", p.message) for p in found])
+            raise UsageError("\n".join(f"{self.name}: {problem}" for problem in found))
         return {
             self.settings[name].value.argument: self.settings[name].convert(value)
             for name, value in parameters.items()
@@ -154,8 +150,8 @@ class Loss(Entry):
             parameters: see `settings`.
 
         Raises:
-            LossError: when there is a problem with a parameter.
-            UsageError: when parameters do not go together, or do not suit the model.
+            UsageError: when parameters are not right, do not go together, or do not suit the
+                model.
         """
         values = self.values(parameters)
         if self.rows == "groups":
@@ -223,10 +219,10 @@ def named(name: str) -> Loss:
     """The loss of this name.
 
     Raises:
-        LossError: when there is none; it names the nearest.
+        UsageError: when there is none; it names the nearest.
     """
     if name not in _LOSSES:
-        raise LossError([Problem(name, unknown("loss", name, _LOSSES))])
+        raise UsageError(f"{name}: {unknown('loss', name, _LOSSES)}")
     return _LOSSES[name]
 
 
@@ -234,8 +230,8 @@ def wrapper(name: str) -> Wrapper:
     """The wrapper of this name.
 
     Raises:
-        LossError: when there is none; it names the nearest.
+        UsageError: when there is none; it names the nearest.
     """
     if name not in _WRAPPERS:
-        raise LossError([Problem(name, unknown("wrapper", name, _WRAPPERS))])
+        raise UsageError(f"{name}: {unknown('wrapper', name, _WRAPPERS)}")
     return _WRAPPERS[name]

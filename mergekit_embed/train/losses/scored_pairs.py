@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from .cached import WholeBatch
+from .citations import BIBTEX
 from .contrast import Batch, Contrast, row_losses
 from .devices import gather
 from .layers import innermost, with_middle
@@ -112,11 +113,7 @@ class CoDiEmbSTSLoss(nn.Module):
     @property
     def citation(self) -> str:
         """BibTeX of the paper."""
-        return """\
-@misc{codiemb,
-    title={CoDiEmb},
-    year={2025}, eprint={2508.11442}, archivePrefix={arXiv}
-}"""
+        return BIBTEX["codiemb"]
 
 
 class CachedCoDiEmbSTSLoss(WholeBatch, CoDiEmbSTSLoss):
