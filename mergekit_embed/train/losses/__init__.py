@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import importlib
 
-from .registry import Loss, Setting, Wrapper, available, named, wrapper, wrappers
+from .registry import Loss, Wrapper, available, named, wrapper, wrappers
+from .settings import Setting
 
 __all__ = ["Loss", "Setting", "Wrapper", "available", "named", "wrapper", "wrappers"]
 
-importlib.import_module(".catalogue", __name__)  # registers them
+for _module in ("catalogue", "around"):
+    importlib.import_module(f".{_module}", __name__)  # registers what it defines

@@ -85,7 +85,7 @@ def info_nce(
         contrast: what counts, and how much.
         same_class: whether row n is of the anchor's class, (B, N); for `negatives: class`.
     """
-    positive = cosine[:, 0][places.own[:, 0]]
+    positive = (cosine[:, 0] * places.own[:, 0]).sum(1)
     counts = counted(contrast.negatives, places, same_class)
     if contrast.false_negative_margin is not None:
         counts = counts & ~beyond(cosine, positive, contrast.false_negative_margin)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from ...methods.registry import REQUIRED, spelled
 from . import available, wrappers
-from .registry import Entry, Setting
+from .registry import Entry
+from .settings import Setting
 
 
 def table(entry: Entry) -> str:

@@ -9,14 +9,14 @@ and checks, errors and the tables of docs/losses.md are made from it. They impor
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ...errors import Problem, UsageError
-from ...methods.registry import REQUIRED, Parameter, parameters_of, spelled
+from ...methods.registry import REQUIRED, parameters_of
 from ...recipe.load import unknown
+from .settings import Setting
 
 Model: TypeAlias = Any
 """A SentenceTransformer. Its class is not named here, because that would import torch."""
@@ -28,72 +28,6 @@ RowKind = Literal["groups", "scored pairs", "teacher scores", "teacher vectors"]
 """What a row is to a loss, column by column: an anchor, its positives and its negatives; two texts
 and the score of their similarity; a query, its documents and a teacher's scores of them; texts and
 a teacher's embeddings of them."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One parameter of a loss, as plans see it: a value, perhaps none, or a list of values."""
-
-    value: Parameter
-    optional: bool = False
-    many: bool = False
-
-    @classmethod
-    def of(cls, parameter: Parameter) -> Setting:
-        """Read `X`, `tuple[X, ...]`, or either `| None`, off the type of a parameter."""
-        kinds = typing.get_args(parameter.type)
-        optional = type(None) in kinds
-        kind = next(k for k in kinds if k is not type(None)) if optional else parameter.type
-        many = typing.get_origin(kind) is tuple
-        one = replace(parameter, type=typing.get_args(kind)[0] if many else kind)
-        return cls(one, optional=optional, many=many)
-
-    @property
-    def help(self) -> str:
-        """What the parameter does, in one line."""
-        return self.value.help
-
-    @property
-    def default(self) -> Any:
-        """Its value where a plan does not say; `REQUIRED` when there is none."""
-        return self.value.default
-
-    def check(self, value: Any) -> str | None:
-        """What is wrong with this value; None when it is right."""
-        if value is None and self.optional:
-            return None
-        if not self.many:
-            return self.value.check(value)
-        if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-            return f"must be a list of numbers, not {spelled(value)}"
-        return next((wrong for item in value if (wrong := self.value.check(item))), None)
-
-    def convert(self, value: Any) -> Any:
-        """The checked value in the type that the loss expects."""
-        if value is None:
-            return None
-        if self.many:
-            return tuple(self.value.convert(item) for item in value)
-        return self.value.convert(value)
-
-    def allowed(self) -> str:
-        """The values it may have, in words."""
-        one = _allowed(self.value)
-        words = f"list of numbers, each {one}" if self.many else one
-        return f"{words}; or nothing" if self.optional else words
-
-
-def _allowed(parameter: Parameter) -> str:
-    if parameter.choices is not None:
-        return ", ".join(f"`{choice}`" for choice in parameter.choices)
-    if parameter.type is bool:
-        return "true, false"
-    if parameter.above is not None:
-        return f"above {parameter.above:g}"
-    low, high = parameter.minimum, parameter.maximum
-    if low is None or high is None:
-        return "any" if low is None else f"{low:g} or more"
-    return f"{low:g} to {high:g}"
 
 
 @dataclass(frozen=True)
