@@ -1,5 +1,6 @@
 """The same recipes here and in mergekit, each result against a float64 reference.
 
+    export PYTHONPATH=tests
     python benchmarks/parity.py --mergekit PYTHON
     python benchmarks/parity.py --mergekit PYTHON --sentence-transformers PYTHON --write-docs
 
@@ -39,16 +40,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import reference as mixtures  # noqa: E402
-import reference_consensus as consensus  # noqa: E402
-from processes import MERGEKIT, OURS, versions  # noqa: E402
-from reference import Array, round_to, ulp  # noqa: E402
-from tensor_folders import Tensors, largest, read_folder  # noqa: E402
-from tiny_models import build_qwen3, cast, perturb  # noqa: E402
+import reference as mixtures
+import reference_consensus as consensus
+from processes import MERGEKIT, OURS, ROOT, versions
+from reference import Array, round_to, ulp
+from tensor_folders import Tensors, largest, read_folder
+from tiny_models import build_qwen3, cast, perturb
 
 RESULTS = ROOT / "benchmarks" / "results" / "parity.json"
 DOCS = ROOT / "docs" / "methods.md"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
+import os
+import sys
+from contextlib import suppress
+from typing import NoReturn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # in malloc.h
 
@@ -13,6 +19,9 @@ def claim() -> None:
     """Say that no code but ours and our libraries' runs in this process: it is a command's."""
     _ours[0] = True
     _keep_freed_memory()
+    # Looking for garbage among what is imported and planned takes a quarter of the time before a
+    # merge; none is there.
+    gc.set_threshold(100_000, 50, 100)
 
 
 def _keep_freed_memory() -> None:
@@ -24,6 +33,18 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process, with all that is to be done at its end, but leave its memory to the system.
+
+    Python takes apart each module, which lasts as long as merging 300 MB.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def is_ours() -> bool:

@@ -5,8 +5,9 @@
 Every life is a forked process that merges recipe.yaml into `out`. At a random call to the system it
 kills itself, as `kill -9` would; "power" also takes back, before that, whatever was not yet synced:
 bytes of files, names in folders. The next life goes on with what is left. When one comes to its
-end, the model is moved to `done-N` and the next begins anew. What happened is printed as JSON
-lines, for test_resume.py to judge.
+end, the model is moved to `done-N` and the next begins anew. So it goes on until LIVES lives were
+killed; one that was quicker than its death does not count. What happened is printed as JSON lines,
+for test_resume.py to judge.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
+
 import mergekit_embed
+from mergekit_embed import kernels
 from mergekit_embed.engine import journal, keeping, staging
 from mergekit_embed.engine.destination import Destination
 from mergekit_embed.engine.plan import Job
@@ -32,6 +36,7 @@ from mergekit_embed.kernels.torch_backend import TorchKernels, choose_device
 
 PARTIAL = Path(".out.partial")
 LOG = Path("written.log")
+MOST = 10  # lives for each that has to be killed: about every second one is
 
 
 class Disk:
@@ -122,10 +127,12 @@ renamed = Path.rename
 
 def live(dies_at: int, *, loses_power: bool) -> None:
     """One life: merge, and die at that call."""
-    disk = Disk(dies_at, loses_power)
-    staging.os = journal.os = disk  # type: ignore[assignment]
-    Path.rename = lambda self, target: disk.rename(self, Path(target))  # type: ignore[assignment, method-assign, return-value]
-    keeping.SECONDS, keeping.LOOK_SECONDS = 0.002, 0.001
+    disk, patch = Disk(dies_at, loses_power), pytest.MonkeyPatch()
+    for module in (staging, journal):
+        patch.setattr(module, "os", disk)
+    patch.setattr(Path, "rename", lambda self, target: disk.rename(self, Path(target)))
+    patch.setattr(keeping, "SECONDS", 0.002)
+    patch.setattr(keeping, "LOOK_SECONDS", 0.001)
     log = LOG.open("a")
     write = Destination.write
 
@@ -135,9 +142,9 @@ def live(dies_at: int, *, loses_power: bool) -> None:
         time.sleep(0.001)
         write(self, job, start, raw)
 
-    Destination.write = slow  # type: ignore[method-assign]
+    patch.setattr(Destination, "write", slow)
     # Already imported, where Numba would load its compiled kernels in every life.
-    mergekit_embed.kernels.has_numba = lambda: False  # type: ignore[assignment]
+    patch.setattr(kernels, "has_numba", lambda: False)
     mergekit_embed.merge("recipe.yaml", "out", device="cpu")
 
 
@@ -153,28 +160,37 @@ def main(how: str, seed: int, lives: int) -> None:
     TorchKernels(choose_device("cpu"))  # imports what is needed, once for all lives
     mergekit_embed.plan("recipe.yaml", "out")
     chance = random.Random(seed)
-    done = 0
-    for _ in range(lives):
-        before = journalled()
-        LOG.write_text("")
-        dies_at = chance.randrange(1, 260)
-        child = os.fork()
-        if child == 0:
-            live(dies_at, loses_power=how == "power")
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        told = {"before": before, "written": sorted(set(LOG.read_text().split("\n")) - {""})}
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0, "failed, not killed"
+    killed = done = 0
+    for _ in range(MOST * lives):
+        told: dict[str, Any] = {"before": journalled()}
+        was_killed, told["written"] = one_life(chance.randrange(1, 260), how)
+        if was_killed:
+            killed += 1
+            told["killed"] = True
+        if Path("out").exists():  # so too when killed after the rename
             done += 1
-            shutil.move("out", f"done-{done}")
-            print(json.dumps({**told, "done": f"done-{done}"}), flush=True)
-        elif Path("out").exists():  # killed after the rename
-            done += 1
-            shutil.move("out", f"done-{done}")
-            print(json.dumps({**told, "killed": True, "done": f"done-{done}"}), flush=True)
+            told["done"] = f"done-{done}"
+            shutil.move("out", told["done"])
         else:
-            print(json.dumps({**told, "killed": True, "after": journalled()}), flush=True)
+            assert was_killed, "came to its end, and made nothing"
+            told["after"] = journalled()
+        print(json.dumps(told), flush=True)
+        if killed == lives:
+            return
+    sys.exit(f"of {MOST * lives} lives only {killed} were killed, not {lives}: too few calls?")
+
+
+def one_life(dies_at: int, how: str) -> tuple[bool, list[str]]:
+    """Fork a life; whether it was killed, and the tensors that it wrote."""
+    LOG.write_text("")
+    child = os.fork()
+    if child == 0:
+        live(dies_at, loses_power=how == "power")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL), f"neither done nor killed, but {code}"
+    return code != 0, sorted(set(LOG.read_text().split("\n")) - {""})
 
 
 if __name__ == "__main__":

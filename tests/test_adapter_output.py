@@ -48,6 +48,7 @@ from transformers import AutoModel, GPT2Config, GPT2Model
 import mergekit_embed
 from mergekit_embed import AdapterResult, OutputError, OutputExistsError
 from mergekit_embed.dtypes import DType
+from mergekit_embed.engine import adapters
 from mergekit_embed.engine.adapter_folder import narrowed
 from mergekit_embed.engine.staging import Staging
 
@@ -834,13 +835,18 @@ def test_a_dry_run_prints_modules_ranks_and_bytes(bert: Bag) -> None:
     assert facts["bytes_in"] > 0
 
 
-def test_the_end_of_the_command_says_how_to_load_it(bert: Bag) -> None:
+def test_the_end_of_the_command_says_how_to_load_it(
+    bert: Bag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "peak_memory", lambda: 123_400_000)
     write_recipe(Path("recipe.yaml"), bert.recipe("linear"))
     ran = boom_merge("recipe.yaml", "-o", "out")
     assert (ran.code, ran.err) == (0, "")
     first, second, third = ran.out.splitlines()
+    size = sum(map(len, files(Path("out")).values())) / 1e3
     assert re.fullmatch(
-        r"merged 2 adapters into out   \d+ kB, .* s, peak [\d.]+ [MG]B, 6 modules of rank 7", first
+        rf"merged 2 adapters into out   {size:.0f} kB, \d+\.\d s, peak 123 MB, 6 modules of rank 7",
+        first,
     )
     assert second == 'PeftModel.from_pretrained(AutoModel.from_pretrained("base"), "out")'
     assert third == 'model: "base+out"'

@@ -372,7 +372,8 @@ def combine_of(members: int, random: Random) -> Combine:
 def check_consensus(case: Drawn, keeps: list[Keep], random: Random) -> None:
     dtype, divide = output_types(random), divide_of(case.count, random)
     combine = combine_of(len(case.members), random)
-    case.same(lambda k, v, o: k.kept_sums(v, o, keeps))
+    for squares in (False, True):
+        case.same(lambda k, v, o, squares=squares: k.kept_sums(v, o, keeps, squares))
     case.same(lambda k, v, o: k.shared_counts(v, o, keeps))
     case.same(lambda k, v, o: plain(k.consensus(v, o, keeps, combine, dtype, divide), dtype))
 

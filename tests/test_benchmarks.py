@@ -11,17 +11,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import performance_page as page
 import pytest
 import torch
+from checkpoints import QWEN3, RECORD, bfloat16, qwen3_models
+from processes import Failed, drop_from_cache, measured
+from tensor_folders import read_folder
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "benchmarks"))
-
-import performance_page as page  # noqa: E402
-from checkpoints import QWEN3, RECORD, bfloat16, qwen3_models  # noqa: E402
-from processes import Failed, drop_from_cache, measured  # noqa: E402
-from tensor_folders import read_folder  # noqa: E402
-
 TINY = QWEN3["tiny"]
 USAGE = {
     "wall_s",

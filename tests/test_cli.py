@@ -73,16 +73,14 @@ HEAVY = {"torch", "transformers", "sentence_transformers", "huggingface_hub", "s
 def heavy_modules_after(*arguments: str) -> tuple[int, set[str]]:
     """The exit code of `boom-merge` in a process of its own, and the heavy libraries it loaded."""
     script = f"""
-import json, sys
+import atexit, json, sys
 from mergekit_embed.cli.merge import main
 sys.argv = {["boom-merge", *arguments]!r}
-try:
-    main()
-except SystemExit as end:
-    print(json.dumps([end.code, sorted({HEAVY!r} & set(sys.modules))]))
+atexit.register(lambda: print(json.dumps(sorted({HEAVY!r} & set(sys.modules)))))
+main()
 """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    code, modules = json.loads(ran.stdout.splitlines()[-1])
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    code, modules = ran.returncode, json.loads(ran.stdout.splitlines()[-1])
     return code, set(modules)
 
 

@@ -198,6 +198,7 @@ def test_a_merge_whose_driver_ends_is_continued_on_the_cluster(
         assert re.fullmatch(told, err.decode())
     again = mergekit_embed.merge("recipe.yaml", OUT, executor="ray")
     assert 0 < again.resumed < len(mergekit_embed.plan("recipe.yaml", "plan").jobs)
+    assert again.bytes_read < again.bytes_in * 2
     assert files(OUT) == expected
 
 

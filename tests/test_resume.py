@@ -126,7 +126,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("how", "lives"), [("kill", 240), ("power", 40)], ids=["kill -9", "power loss"]
+    ("how", "lives"), [("kill", 100), ("power", 40)], ids=["kill -9", "power loss"]
 )
 def test_a_merge_that_dies_again_and_again_gives_the_bytes_of_one_left_alone(
     how: str, lives: int
@@ -134,12 +134,11 @@ def test_a_merge_that_dies_again_and_again_gives_the_bytes_of_one_left_alone(
     recipe(**RECIPES["ties"])
     expected = undisturbed()
     told = crashes(how, seed=7, lives=lives)
-    assert len(told) == lives
     finished = [one for one in told if "done" in one]
     killed = [one for one in told if "killed" in one]
+    assert len(killed) == lives
     assert len(finished) > 5
-    assert len(killed) > lives / 3  # of a slow machine more, of a fast one fewer
-    assert sum(bool(one["before"]) for one in told) > lives / 4
+    assert sum(bool(one["before"]) for one in told) > lives / 2
     for one in told:
         assert not set(one["before"]) & set(one["written"]), "what was done is not done again"
         assert set(one["before"]) <= set(one.get("after", one["before"]))

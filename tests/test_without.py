@@ -130,6 +130,25 @@ def test_a_merge_needs_no_place_for_compiled_functions(
     assert raw_bytes(tmp_path / "out") == raw_bytes(tmp_path / "usual")
 
 
+WAITS = """
+from importlib import import_module
+import_module("mergekit_embed.engine.merge").SMALL = 0
+"""
+"""No merge is so small that it does not wait for Numba to compile."""
+
+
+@pytest.mark.parametrize("cache", ["", "/dev/null/cache"])
+def test_a_larger_merge_compiles_where_there_is_no_place_to_keep_it(
+    cache: str, read_only: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("linear", tmp_path, *SMALL)
+    run(MERGE, recipe, "cpu", tmp_path / "usual")
+    script, more = WAITS + MERGE + NAMES, {"NUMBA_CACHE_DIR": cache} if cache else {}
+    ran = run(script, recipe, "cpu", tmp_path / "out", package=read_only, **NOWHERE, **more)
+    assert ran.stdout.splitlines()[-1] == "False True"
+    assert raw_bytes(tmp_path / "out") == raw_bytes(tmp_path / "usual")
+
+
 LIMITED = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
@@ -162,6 +181,6 @@ def test_functions_that_were_compiled_of_other_sources_are_not_taken(copied: Pat
     assert list((kernels / "__pycache__").glob("*is_finite*.nbc"))
     pieces = kernels / "numba_pieces.py"
     text, infinite = pieces.read_text(), "out[i] = np.inf"
-    pieces.write_text(text.replace("out[i] = np.float64(singles[i])", infinite))
+    pieces.write_text(text.replace("out[i] = double(elements[i])", infinite))
     assert infinite in pieces.read_text()
     assert run(LOOK, package=copied).stdout == "False\n"

@@ -540,7 +540,8 @@ def _load(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None]:
 
         return torch.load(file, map_location="cpu", weights_only=True), None
     with safetensors.safe_open(file, "pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+        names = opened.keys()  # no mapping, only this list
+        return {name: opened.get_tensor(name) for name in names}, opened.metadata()
 
 
 def _rewrite(

@@ -176,9 +176,13 @@ def _read_shards(index: Path, reader: Reader) -> dict[str, StoredTensor]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(index, "has no `weight_map` from tensors to files")
     found: dict[str, StoredTensor] = {}
+    paths: dict[str, Path] = {}
     shards: dict[Path, dict[str, StoredTensor]] = {}
     for name, file in weight_map.items():
-        path = inside(index.parent, file, index)  # one path, however often `./` is in front
+        path = paths.get(file) if isinstance(file, str) else None
+        if path is None:
+            path = inside(index.parent, file, index)  # one path, however often `./` is in front
+            paths[file] = path
         if path not in shards:
             if not path.is_file():
                 raise CheckpointError(index, f"names the shard {short(file)}, which is not there")

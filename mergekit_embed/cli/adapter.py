@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from .console import duration_of, shown_progress, size_of
+from .console import duration_of, show_notes, shown_progress, size_of
 
 if TYPE_CHECKING:
     from ..engine.adapter_plan import AdapterPlan, Target
@@ -51,8 +51,7 @@ def _percent(share: float) -> str:
 def _show(planned: AdapterPlan, result: AdapterResult) -> None:
     if any(target.truncated for target in planned.targets):
         show_parts(result.parts, result.kept)
-    for note in result.notes:
-        click.echo(click.style("note: ", fg="yellow") + note, err=True)
+    show_notes(result.notes)
     adapters = "adapter" if result.members == 1 else "adapters"
     click.echo(
         f"merged {result.members} {adapters} into {result.path}   "

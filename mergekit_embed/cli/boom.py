@@ -8,6 +8,7 @@ import rich_click as click
 
 from .. import __version__
 from .console import run
+from .options import SETTINGS, markdown_help
 
 COMMANDS = ("train", "merge", "extract-lora", "stats", "verify", "compile", "schema")
 """Every command, in the order of a user's way; its module has the same name, with `_` for `-`."""
@@ -32,10 +33,10 @@ class LazyGroup(click.RichGroup):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
     epilog='Shell completion: `eval "$(_BOOM_COMPLETE=bash_source boom)"` (or zsh, fish).',
 )
-@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@markdown_help
 @click.version_option(__version__, prog_name="boom")
 def boom() -> None:
     """Merge text-embedding models.

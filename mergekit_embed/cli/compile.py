@@ -9,9 +9,10 @@ import rich_click as click
 from ..errors import UsageError
 from ..kernels import has_numba
 from .console import duration_of, failure
+from .options import SETTINGS
 
 
-@click.command(name="compile", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name="compile", context_settings=SETTINGS)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.pass_context
 def compile(context: click.Context, quiet: bool) -> None:
@@ -22,7 +23,7 @@ def compile(context: click.Context, quiet: bool) -> None:
     """
     if not has_numba():
         error = UsageError("numba is not there; run `pip install 'mergekit_embed[fast]'`")
-        failure(error, as_json=False, recipe=None)
+        failure(error, as_json=False)
         context.exit(error.exit_code)
     from ..kernels.compilation import compile_all
 

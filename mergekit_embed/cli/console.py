@@ -7,14 +7,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ..errors import MergekitEmbedError, ProblemsError
-from ..process import claim
+from ..process import claim, leave
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -79,6 +79,22 @@ def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = No
         click.echo(kept, err=True)
 
 
+@contextmanager
+def ends_with_failure(context: click.Context, *, as_json: bool) -> Iterator[None]:
+    """An error of ours in the block ends the command: said as by `failure`, with its exit code."""
+    try:
+        yield
+    except MergekitEmbedError as error:
+        failure(error, as_json=as_json)
+        context.exit(error.exit_code)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """What the user should know that is no error, on standard error."""
+    for note in notes:
+        click.echo(click.style("note: ", fg="yellow") + note, err=True)
+
+
 def _kept(error: BaseException | None) -> str | None:
     """What an error says of that which is kept for another run, as notes of exceptions are."""
     return "; ".join(getattr(error, "__notes__", ())) or None
@@ -104,24 +120,28 @@ def terminable() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def run(command: click.Command) -> None:
+def run(command: click.Command) -> NoReturn:
     """Run a command as a program; Ctrl-C ends it with a sentence and exit code 1."""
     terminable()
     claim()
+    leave(_exit_code(command))
+
+
+def _exit_code(command: click.Command) -> int:
     try:
         code = command.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
         interrupt = error.__context__ if isinstance(error, click.Abort) else error
         told = _kept(interrupt) or "nothing half-written was left"
         click.echo(f"interrupted: {told}", err=True)
-        sys.exit(1)
+        return 1
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+        return 1
+    return code if isinstance(code, int) else 0
 
 
 class Lines:

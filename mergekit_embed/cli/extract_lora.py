@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..errors import MergekitEmbedError
 from .adapter import show_parts
-from .console import duration_of, failure, size_of
+from .console import duration_of, ends_with_failure, show_notes, size_of
+from .options import SETTINGS, json_option, markdown_help
 
 if TYPE_CHECKING:
     from ..engine.extract import Extracted
@@ -26,10 +26,8 @@ The result loads with `peft.PeftModel.from_pretrained`, and as `BASE+DIR` in rec
 """
 
 
-@click.command(
-    name="extract-lora", help=HELP, context_settings={"help_option_names": ["-h", "--help"]}
-)
-@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@click.command(name="extract-lora", help=HELP, context_settings=SETTINGS)
+@markdown_help
 @click.argument("model")
 @click.argument("base")
 @click.option(
@@ -48,7 +46,7 @@ The result loads with `peft.PeftModel.from_pretrained`, and as `BASE+DIR` in rec
     help="The folder to write. Default: `adapters/<name of MODEL>`.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an adapter that is there already, whole.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 @click.pass_context
 def extract_lora(
     context: click.Context,
@@ -62,11 +60,8 @@ def extract_lora(
     """Extract, and say what was kept."""
     from ..engine.extract import extract_lora as extract
 
-    try:
+    with ends_with_failure(context, as_json=as_json):
         done = extract(model, base, output, rank=rank, overwrite=overwrite)
-    except MergekitEmbedError as error:
-        failure(error, as_json=as_json)
-        context.exit(error.exit_code)
     if as_json:
         click.echo(json.dumps(_as_dict(done)))
     else:
@@ -88,8 +83,7 @@ def _as_dict(done: Extracted) -> dict[str, object]:
 
 def _show(done: Extracted, base: str) -> None:
     show_parts(done.parts, done.kept)
-    for note in done.notes:
-        click.echo(click.style("note: ", fg="yellow") + note, err=True)
+    show_notes(done.notes)
     told = f"{size_of(done.bytes_written)}, {duration_of(done.seconds)}"
     click.echo(f"extracted {len(done.parts)} tensors into {done.path}   {told}")
     click.echo(f"model: {json.dumps(f'{base}+{done.path}', ensure_ascii=False)}")

@@ -11,7 +11,16 @@ import rich_click as click
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
 from . import adapter
-from .console import bytes_from, duration_of, failure, run, shown_progress, size_of
+from .console import (
+    bytes_from,
+    duration_of,
+    failure,
+    run,
+    show_notes,
+    shown_progress,
+    size_of,
+)
+from .options import SETTINGS, markdown_help
 
 if TYPE_CHECKING:
     from ..engine import MergeResult, Plan, Planner
@@ -39,8 +48,8 @@ interrupted is kept beside it, and the same command continues. All keys of a rec
 docs/recipe.md."""
 
 
-@click.command(help=HELP, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@click.command(help=HELP, epilog=EPILOG, context_settings=SETTINGS)
+@markdown_help
 @click.argument(
     "recipes", nargs=-1, required=True, metavar="RECIPE...", type=click.Path(path_type=Path)
 )
@@ -212,8 +221,7 @@ def _merge_models(
             continue
         if quiet:
             continue
-        for note in result.notes:
-            click.echo(click.style("note: ", fg="yellow") + note, err=True)
+        show_notes(result.notes)
         if result.resumed:
             click.echo(f"continued: {result.resumed} of {len(one.jobs)} tensors were there")
         click.echo(_summary(result, alone=len(results) == 1))

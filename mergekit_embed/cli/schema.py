@@ -6,8 +6,10 @@ import json
 
 import rich_click as click
 
+from .options import SETTINGS
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command(context_settings=SETTINGS)
 def schema() -> None:
     """Print the JSON Schema of recipes.
 

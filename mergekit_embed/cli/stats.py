@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ..errors import MergekitEmbedError
-from .console import duration_of, failure, size_of
+from .console import duration_of, ends_with_failure, show_notes, size_of
+from .options import SETTINGS, json_option, markdown_help
 
 if TYPE_CHECKING:
     from ..statistics import Collected
@@ -57,9 +57,9 @@ as much while it is measured. The Fisher is as large as the model in float32."""
     name="stats",
     help=HELP,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
 )
-@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@markdown_help
 @click.argument("model")
 @click.option(
     "-d",
@@ -124,7 +124,7 @@ as much while it is measured. The Fisher is as large as the model in float32."""
     help="Of the order of the rows.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a folder of statistics, whole.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 @click.pass_context
 def stats(
     context: click.Context,
@@ -139,14 +139,10 @@ def stats(
     """Measure, and say what was measured."""
     from ..statistics import Options, collect_statistics
 
-    try:
-        with _shown() as progress:
-            done = collect_statistics(
-                model, data, output, Options(**options), overwrite=overwrite, progress=progress
-            )
-    except MergekitEmbedError as error:
-        failure(error, as_json=as_json)
-        context.exit(error.exit_code)
+    with ends_with_failure(context, as_json=as_json), _shown() as progress:
+        done = collect_statistics(
+            model, data, output, Options(**options), overwrite=overwrite, progress=progress
+        )
     if as_json:
         click.echo(json.dumps(_as_dict(done)))
     else:
@@ -165,8 +161,7 @@ def _as_dict(done: Collected) -> dict[str, object]:
 
 
 def _show(done: Collected) -> None:
-    for note in done.notes:
-        click.echo(click.style("note: ", fg="yellow") + note, err=True)
+    show_notes(done.notes)
     gram, fisher = done.summary.get("gram"), done.summary.get("fisher")
     measured = []
     if gram is not None:

@@ -12,7 +12,8 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
-from .console import failure, run
+from .console import ends_with_failure, run
+from .options import SETTINGS, markdown_help
 
 if TYPE_CHECKING:
     from ..train.bags import Member
@@ -55,9 +56,9 @@ touched; 1 anything else. All keys of a plan, and what they mean: docs/training.
     name="train",
     help=HELP,
     epilog=EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
 )
-@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@markdown_help
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -96,7 +97,7 @@ def train(
     """Check the plan and its data, then show what is asked for, or train."""
     from ..train.plan import load
 
-    try:
+    with ends_with_failure(context, as_json=as_json):
         loaded = load(plan)
         if list_rows is not None:
             _list_rows(loaded, list_rows, as_json=as_json)
@@ -104,9 +105,6 @@ def train(
             _show_budget(loaded, output, as_json=as_json)
         else:
             _train(loaded, output, as_json=as_json)
-    except MergekitEmbedError as error:
-        failure(error, as_json=as_json)
-        context.exit(error.exit_code)
 
 
 def _train(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:

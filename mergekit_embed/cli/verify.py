@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..errors import MergekitEmbedError
-from .console import failure
+from .console import ends_with_failure
+from .options import SETTINGS, json_option, markdown_help
 
 if TYPE_CHECKING:
     from ..engine.verify import Verified
@@ -28,9 +28,9 @@ Hashes find what changed by accident; they do not prove who wrote a model.
     help=HELP,
     epilog="Exit codes: 0 all is as it was; 1 something is not, or cannot be read; 2 the command "
     "line or the recipe is wrong.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
 )
-@click.rich_config(help_config=click.RichHelpConfiguration(text_markup="markdown", width=96))
+@markdown_help
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--recipe",
@@ -46,7 +46,7 @@ Hashes find what changed by accident; they do not prove who wrote a model.
     help="How many parts are merged again.",
 )
 @click.option("--device", default="auto", show_default=True, help="Where to compute these.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 @click.pass_context
 def verify(
     context: click.Context,
@@ -59,11 +59,8 @@ def verify(
     """Verify, and name each fault."""
     from ..engine.verify import verify as check
 
-    try:
+    with ends_with_failure(context, as_json=as_json):
         found = check(folder, recipe, samples=samples, device=device)
-    except MergekitEmbedError as error:
-        failure(error, as_json=as_json)
-        context.exit(error.exit_code)
     _show(found, as_json=as_json)
     context.exit(0 if found.is_whole else 1)
 

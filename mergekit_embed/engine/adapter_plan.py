@@ -239,7 +239,7 @@ def _resolve(
     for key, component in floats.items():
         place = located[key]
         parameters = recipe.values_for(key, place.depth)
-        unit: Unit = recipe.method.unit_of(parameters) or recipe.granularity  # type: ignore[assignment]
+        unit = recipe.method.unit_of(parameters) or recipe.granularity
         if key in wanted:
             group = "model" if unit == "model" else f"{component.path}/{place.group}"
             resolved[key] = (unit, group, parameters)

@@ -198,7 +198,8 @@ def _combine(
     count = len(work.job.sources)
     factors, weight, lone = np.ones(count), wanted.weight, None
     if wanted.rescale == "by norm" or wanted.by_squares:
-        look = yield from one_pass(work, ("kept sums", name), _KeptSums(count, keeps), of=of)
+        sums_of = _KeptSums(count, keeps, squares=wanted.by_squares)
+        look = yield from one_pass(work, ("kept sums", name, wanted.by_squares), sums_of, of=of)
         assert isinstance(look, _KeptSums)
         sums = look.sums
         if wanted.rescale == "by norm":
@@ -225,15 +226,15 @@ def _combine(
 
 
 class _KeptSums:
-    """L1 norms, L1 norms of what is kept, and its squares, (K, 3)."""
+    """L1 norms, L1 norms of what is kept, and where asked for its squares, (K, 2 or 3)."""
 
-    def __init__(self, members: int, keeps: Keeps):
-        self.sums = np.zeros((members, 3))
-        self._keeps = keeps
+    def __init__(self, members: int, keeps: Keeps, *, squares: bool):
+        self.sums = np.zeros((members, 3 if squares else 2))
+        self._keeps, self._squares = keeps, squares
 
     def see(self, chunk: Chunk) -> None:
         found = chunk.work.kernels.kept_sums(
-            chunk.members(), chunk.origin(), self._keeps(chunk.start)
+            chunk.members(), chunk.origin(), self._keeps(chunk.start), self._squares
         )
         self.sums = reduce(np.add, found, self.sums)
 

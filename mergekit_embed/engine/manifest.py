@@ -100,7 +100,7 @@ def public_name(folder: Path) -> str:
 
     The Hub's cache has models in `models--OWNER--NAME/snapshots/REVISION`.
     """
-    parts = Path(os.path.abspath(folder)).parts  # noqa: PTH100 - links keep their names
+    parts = Path(os.path.normpath(folder.absolute())).parts  # not resolved: links keep their names
     for place, part in enumerate(parts[:-2]):
         if part.startswith("models--") and parts[place + 1] == "snapshots":
             return f"{part.removeprefix('models--').replace('--', '/')}@{parts[place + 2]}"

@@ -177,7 +177,7 @@ def _resolve(recipe: Recipe, matches: Sequence[Match]) -> tuple[list[_Wanted], l
         depth = place.depth if match.wanted.depth is None else match.wanted.depth
         parameters = recipe.values_for(match.name, depth, members)
         unit = recipe.method.unit_of(parameters) or recipe.granularity
-        wanted.append(_Wanted(place.group, unit, parameters))  # type: ignore[arg-type]
+        wanted.append(_Wanted(place.group, unit, parameters))
         seen = repr(sorted((n, np.asarray(value).tolist()) for n, value in parameters.items()))
         if seen in rehearsed:
             continue

@@ -89,9 +89,16 @@ def siblings(output: Path) -> tuple[Path, Path, Path, Path]:
 
 
 def left_behind(output: Path) -> int:
-    """Bytes on the disk of what an earlier run left; the next continues or removes it."""
-    files = (path for path in siblings(output)[0].rglob("*") if path.is_file())
-    return sum(512 * path.stat().st_blocks for path in files)
+    """Bytes on the disk of what an earlier run left; the next continues or removes it.
+
+    It is asked before the place is locked: what a live run removes meanwhile counts for nothing.
+    """
+    total = 0
+    for folder, _, names in os.walk(siblings(output)[0]):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += 512 * Path(folder, name).stat().st_blocks
+    return total
 
 
 class Staging:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checkpoint import Tensor
 from ..kernels import Doubles, Kernels, Raw, Vector
+from ..kernels.lines import room
 from .hashing import Hashes
 from .nested import MergedTensor
 from .reader import Reader
@@ -120,7 +121,7 @@ class Supply:
         size = (stop - start) * tensor.read_as.itemsize
         buffer = self._buffers.get(tensor)
         if buffer is None or len(buffer) < size:
-            buffer = self._buffers[tensor] = np.empty(size, np.uint8)
+            buffer = self._buffers[tensor] = room(size)
         self._reader.read_into(buffer[:size], tensor, start, stop)
         return buffer[:size]
 
@@ -128,7 +129,7 @@ class Supply:
         """The elements, with all before them read once; memory of those after is not touched."""
         size, kept = tensor.read_as.itemsize, self._kept.get(tensor)
         if kept is None:
-            kept = _Held(0, 0, np.empty(tensor.count * size, np.uint8))
+            kept = _Held(0, 0, room(tensor.count * size))
             self._kept[tensor] = kept
         if stop > kept.stop:
             fresh = kept.raw[kept.stop * size : stop * size]

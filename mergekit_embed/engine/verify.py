@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..checkpoint.safetensors_file import read_header
 from ..checkpoint.tensor import StoredTensor
@@ -110,20 +110,22 @@ def _read(root: Path) -> _Manifest:
     content = read_object(path)
     if content.get("format") != FORMAT or content.get("hash") != "xxh3_128":
         raise CheckpointError(path, "is of another version of mergekit_embed")
-    found = _Manifest(*(content.get(key) for key in ("recipe", "files", "tensors")))  # type: ignore[arg-type]
-    tables = (found.files, found.tensors)
+    recipe, files, tensors = (content.get(key) for key in ("recipe", "files", "tensors"))
     if (
-        not isinstance(found.recipe, str)
-        or not all(
-            isinstance(table, dict) and all(isinstance(entry, dict) for entry in table.values())
-            for table in tables
-        )
-        or not all(isinstance(entry.get("size"), int) for entry in found.files.values())
+        not isinstance(recipe, str)
+        or not _is_table(files)
+        or not _is_table(tensors)
+        or not all(isinstance(entry.get("size"), int) for entry in files.values())
     ):
         raise CheckpointError(path, "is not a manifest: `recipe`, `files` or `tensors` is wrong")
-    for name in found.files:
+    for name in files:
         inside(root, name, path)
-    return found
+    return _Manifest(recipe, files, tensors)
+
+
+def _is_table(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
+    """Whether it is a JSON object of objects."""
+    return isinstance(value, dict) and all(isinstance(entry, dict) for entry in value.values())
 
 
 def _is_weights(told: _Manifest, name: str) -> bool:

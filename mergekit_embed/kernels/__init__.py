@@ -17,20 +17,38 @@ one exception is `regress`, whose matrix products are the library's: see there.
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import DType
 from ..errors import UsageError
-from .affine import NEARLY_ONE as NEARLY_ONE
+from .affine import NEARLY_ONE
+from .arguments import (
+    Band,
+    Combine,
+    Divide,
+    Doubles,
+    Draw,
+    FisherWeights,
+    Importance,
+    Keep,
+    Layout,
+    Magnitude,
+    Measure,
+    Moments,
+    Output,
+    RankedDraw,
+    Raw,
+    Regressor,
+    Variance,
+    Vector,
+)
 
 BLOCK = 65536
 """Elements of a block of a long sum; chunks of a tensor begin at multiples of it."""
@@ -48,153 +66,6 @@ BACKENDS = ("auto", "numba", "torch")
 
 DIGIT_BITS = 16
 """Bits of a magnitude that one histogram tells apart."""
-
-Vector = Any
-"""Stored elements where the backend wants them; opaque to everybody else."""
-
-Regressor = Any
-"""Matrices that `Kernels.regress` needs, where the backend wants them; opaque likewise."""
-
-Raw = NDArray[np.uint8]
-Doubles = NDArray[np.float64]
-
-
-class Moments(NamedTuple):
-    """Sums over vectors: `products` (..., K, K) of all pairs, `absolutes` (..., K) or None."""
-
-    products: Doubles
-    absolutes: Doubles | None
-
-
-class Layout(NamedTuple):
-    """How a chunk divides into vectors: C-ordered (outer, length, inner), summed over length."""
-
-    length: int
-    inner: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Divide:
-    """Divide the first `count` merged elements before they are rounded."""
-
-    divisor: float
-    count: int
-
-
-class Output(NamedTuple):
-    """Merged elements as stored bytes, and whether all of them are finite."""
-
-    raw: Raw
-    finite: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Magnitude:
-    """`|x_k - o|` of one member."""
-
-    member: int
-
-
-@dataclass(frozen=True, slots=True)
-class Variance:
-    """The variance of the deltas across the members: `sum_{i<j} (d_i - d_j)^2 / K^2`.
-
-    The squares are added from the least, so that equal variances are equal numbers.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Importance:
-    """`|d|` times the divergence of the row's softmax from the origin's, of the first member.
-
-    `sum p log(p / q)` with `p`, `q` the softmax of the member's and the origin's row, plus 1e-8,
-    summed as `p log1p((p - q) / q) - (p - q)`. A chunk holds whole rows of this length.
-    """
-
-    row: int
-
-
-Measure = Magnitude | Variance | Importance
-"""A number at least 0 for each element, on which elements are chosen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Keep the elements whose measure is in [low, high]."""
-
-    measure: Measure
-    low: float
-    high: float = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Keep elements at random: element i when `uniform(key, i) < probability`.
-
-    The chunk begins at element `start` of the tensor. See `draw.py` for `uniform`.
-    """
-
-    key: int
-    start: int
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class RankedDraw:
-    """As `Draw`, with a probability that rises with the rank of `|d|` in its row.
-
-    From `lowest` for the smallest to `highest` for the largest, in equal steps; equal magnitudes
-    share the mean of theirs. A chunk holds whole rows of this length.
-    """
-
-    key: int
-    start: int
-    row: int
-    lowest: float
-    highest: float
-
-
-Keep = Band | Draw | RankedDraw
-
-
-@dataclass(frozen=True, slots=True)
-class Combine:
-    """How kept elements come together.
-
-    Attributes:
-        vote: only those that have the sign of their weighted sum (zero counts as +).
-        mean: divide by the number of members that keep the element.
-        normalize: divide by the weights of the members that count.
-        factors: float64 (K,), on each member's kept elements.
-        lone_factors: float64 (K,), on elements that one member alone keeps; None for 1.
-        weight: float64 (K,).
-        scale: factor on the whole.
-    """
-
-    vote: bool
-    mean: bool
-    normalize: bool
-    factors: Doubles
-    lone_factors: Doubles | None
-    weight: Doubles
-    scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class FisherWeights:
-    """What elements weigh by their Fisher F: `w_k max(F_k / norm_k, floor)`.
-
-    Attributes:
-        weight: float64 (K,).
-        norms: float64 (K,), above 0.
-        floor: of the quotient.
-        normalize: False multiplies by `norm_k` again.
-    """
-
-    weight: Doubles
-    norms: Doubles
-    floor: float
-    normalize: bool
 
 
 class Kernels(Protocol):
@@ -277,9 +148,9 @@ class Kernels(Protocol):
         """How many measures are at least each of the limits."""
 
     def kept_sums(
-        self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep]
+        self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep], squares: bool
     ) -> Doubles:
-        """Sums for every block, of shape (blocks, K, 3): `|d|`, kept `|d|`, kept `d^2`."""
+        """Sums for every block, of shape (blocks, K, 2 or 3): `|d|`, kept `|d|`, kept `d^2`."""
 
     def shared_counts(
         self, vectors: Sequence[Vector], origin: Vector, keeps: Sequence[Keep]
@@ -436,3 +307,39 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+__all__ = [
+    "BACKENDS",
+    "BLOCK",
+    "COMPILED_BLOCKS",
+    "CPU_BLOCKS",
+    "CPU_LIVE_BLOCKS",
+    "DIGIT_BITS",
+    "NEARLY_ONE",
+    "Band",
+    "Combine",
+    "Divide",
+    "Doubles",
+    "Draw",
+    "FisherWeights",
+    "Importance",
+    "Keep",
+    "Kernels",
+    "Layout",
+    "Magnitude",
+    "Measure",
+    "Moments",
+    "Output",
+    "RankedDraw",
+    "Raw",
+    "Regressor",
+    "Variance",
+    "Vector",
+    "compiled_chunk_blocks",
+    "cpu_chunk_blocks",
+    "cpu_memory",
+    "cpu_workers",
+    "has_numba",
+    "open_kernels",
+]

@@ -68,7 +68,7 @@ def compile_all(tell: Callable[[str], None] = lambda name: None) -> Path:
     tell("consensus")
     kernels.consensus(two, one, [Band(Magnitude(0), 0.0)] * 2, combine, DType.F32)
     kernels.consensus(two, one, [RankedDraw(1, 0, 2, 0.1, 0.9)] * 2, combine, DType.F32)
-    kernels.kept_sums(two, one, draws)
+    kernels.kept_sums(two, one, draws, squares=True)
     kernels.shared_counts(two, one, draws)
     tell("other methods")
     kernels.centre(two, 0, DType.F32)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,79 +17,27 @@ from . import (
     Combine,
     Divide,
     Doubles,
-    Draw,
     FisherWeights,
     Importance,
     Keep,
     Layout,
-    Magnitude,
     Measure,
     Moments,
     Output,
-    RankedDraw,
     Raw,
     Regressor,
-    Variance,
     compiled_chunk_blocks,
     cpu_workers,
 )
 from . import numba_consensus as consensus_kernels
 from . import numba_elements as element_kernels
 from . import numba_mixtures as mixture_kernels
+from . import numba_ranks as rank_kernels
 from .affine import sums_to_one
 from .beside import Beside
-from .draw import signed
+from .lines import room
+from .numba_arguments import Stored, address, divided, doubles, keeps_of, many, member, one
 from .numba_pieces import KINDS
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Stored elements of one type."""
-
-    raw: Raw
-    dtype: DType
-
-    @property
-    def count(self) -> int:
-        """Number of elements."""
-        return len(self.raw) // self.dtype.itemsize
-
-
-class _Many(NamedTuple):
-    """Kinds and addresses of some vectors, int64 (K,)."""
-
-    kinds: NDArray[np.int64]
-    addresses: NDArray[np.int64]
-
-
-class _Keeps(NamedTuple):
-    """What is kept, as the compiled kernels want it: see `numba_consensus.choose`."""
-
-    keeps: NDArray[np.int64]
-    numbers: Doubles
-    given: NDArray[np.bool_]
-    first: int
-
-
-def _address(raw: Raw) -> int:
-    address: int = raw.__array_interface__["data"][0]
-    return address
-
-
-def _many(vectors: Sequence[Stored]) -> _Many:
-    kinds = [KINDS[vector.dtype] for vector in vectors]
-    return _Many(np.array(kinds), np.array([_address(vector.raw) for vector in vectors]))
-
-
-def _one(vector: Stored | None) -> tuple[int, int]:
-    """Kind and address of an origin that may not be there."""
-    if vector is None:
-        return mixture_kernels.NONE, 0
-    return KINDS[vector.dtype], _address(vector.raw)
-
-
-def _divided(divide: Divide | None) -> tuple[float, int]:
-    return (divide.divisor, divide.count) if divide else (1.0, 0)
 
 
 class NumbaKernels:
@@ -135,7 +82,7 @@ class NumbaKernels:
         blocks = -(-count // BLOCK)
         products, absolutes = np.empty((blocks, members, members)), np.empty((blocks, members))
         mixture_kernels.block_moments(
-            *_many(vectors), *_one(origin), count, absolute, products, absolutes
+            *many(vectors), *one(origin), count, absolute, products, absolutes
         )
         return Moments(products, absolutes if absolute else None)
 
@@ -148,7 +95,7 @@ class NumbaKernels:
         products = np.empty((outer, inner, members, members))
         absolutes = np.empty((outer, inner, members))
         mixture_kernels.vector_moments(
-            *_many(vectors), *_one(origin), length, inner, absolute, products, absolutes
+            *many(vectors), *one(origin), length, inner, absolute, products, absolutes
         )
         return Moments(products, absolutes if absolute else None)
 
@@ -162,18 +109,18 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.mixture`."""
-        out = np.empty(vectors[0].count * dtype.itemsize, np.uint8)
+        out = room(vectors[0].count * dtype.itemsize)
         finite = mixture_kernels.mixture(
-            *_many(vectors),
-            *_one(origin),
+            *many(vectors),
+            *one(origin),
             np.ascontiguousarray(coefficients),
             sums_to_one(coefficients),
             layout.length,
             layout.inner,
             origin is not None or dtype is DType.F64,
-            *_divided(divide),
+            *divided(divide),
             KINDS[dtype],
-            _address(out),
+            address(out),
             vectors[0].count,
         )
         return Output(out, finite)
@@ -183,11 +130,11 @@ class NumbaKernels:
     ) -> NDArray[np.int64]:
         """See `Kernels.histogram`."""
         if isinstance(measure, Importance):
-            *many, start = self._to_torch([*vectors, origin])
-            return self._beside.torch.histogram(many, start, measure, prefix, shift)
+            *handed, start = self._to_torch([*vectors, origin])
+            return self._beside.torch.histogram(handed, start, measure, prefix, shift)
         counts = np.zeros(2**DIGIT_BITS, np.int64)
-        consensus_kernels.histogram(
-            *_many(vectors), *_one(origin), _member(measure), origin.count, prefix, shift, counts
+        rank_kernels.histogram(
+            *many(vectors), *one(origin), member(measure), origin.count, prefix, shift, counts
         )
         return counts
 
@@ -196,11 +143,11 @@ class NumbaKernels:
     ) -> tuple[Doubles, int]:
         """See `Kernels.measured`."""
         if isinstance(measure, Importance):
-            *many, start = self._to_torch([*vectors, origin])
-            return self._beside.torch.measured(many, start, measure, low, high)
+            *handed, start = self._to_torch([*vectors, origin])
+            return self._beside.torch.measured(handed, start, measure, low, high)
         out, (least, most) = np.empty(origin.count), np.array([low, high]).view(np.uint64)
-        found, above = consensus_kernels.gather(
-            *_many(vectors), *_one(origin), _member(measure), origin.count, least, most, out
+        found, above = rank_kernels.gather(
+            *many(vectors), *one(origin), member(measure), origin.count, least, most, out
         )
         return out[:found], above
 
@@ -209,21 +156,25 @@ class NumbaKernels:
     ) -> NDArray[np.int64]:
         """See `Kernels.tally`."""
         if isinstance(measure, Importance):
-            *many, start = self._to_torch([*vectors, origin])
-            return self._beside.torch.tally(many, start, measure, limits)
-        counts, bits = np.zeros(len(limits), np.int64), _doubles(limits).view(np.uint64)
-        consensus_kernels.tally(
-            *_many(vectors), *_one(origin), _member(measure), origin.count, bits, counts
+            *handed, start = self._to_torch([*vectors, origin])
+            return self._beside.torch.tally(handed, start, measure, limits)
+        counts, bits = np.zeros(len(limits), np.int64), doubles(limits).view(np.uint64)
+        rank_kernels.tally(
+            *many(vectors), *one(origin), member(measure), origin.count, bits, counts
         )
         return counts
 
     def kept_sums(
-        self, vectors: Sequence[Stored], origin: Stored, keeps: Sequence[Keep]
+        self, vectors: Sequence[Stored], origin: Stored, keeps: Sequence[Keep], squares: bool
     ) -> Doubles:
         """See `Kernels.kept_sums`."""
-        sums = np.empty((-(-origin.count // BLOCK), len(vectors), 3))
+        sums = np.empty((-(-origin.count // BLOCK), len(vectors), 3 if squares else 2))
         consensus_kernels.kept_sums(
-            *_many(vectors), *_one(origin), *self._keeps(vectors, origin, keeps), origin.count, sums
+            *many(vectors),
+            *one(origin),
+            *keeps_of(vectors, origin, keeps, self._important),
+            origin.count,
+            sums,
         )
         return sums
 
@@ -233,9 +184,9 @@ class NumbaKernels:
         """See `Kernels.shared_counts`."""
         counts = np.zeros((len(vectors), 2), np.int64)
         consensus_kernels.shared_counts(
-            *_many(vectors),
-            *_one(origin),
-            *self._keeps(vectors, origin, keeps),
+            *many(vectors),
+            *one(origin),
+            *keeps_of(vectors, origin, keeps, self._important),
             origin.count,
             counts,
         )
@@ -251,66 +202,33 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.consensus`."""
-        out = np.empty(origin.count * dtype.itemsize, np.uint8)
+        out = room(origin.count * dtype.itemsize)
         lone = np.empty(0) if combine.lone_factors is None else combine.lone_factors
         finite = consensus_kernels.consensus(
-            *_many(vectors),
-            *_one(origin),
-            *self._keeps(vectors, origin, keeps),
+            *many(vectors),
+            *one(origin),
+            *keeps_of(vectors, origin, keeps, self._important),
             combine.vote,
             combine.mean,
             combine.normalize,
-            _doubles(combine.factors),
-            _doubles(lone),
-            _doubles(combine.weight),
+            doubles(combine.factors),
+            doubles(lone),
+            doubles(combine.weight),
             float(combine.scale),
-            *_divided(divide),
+            *divided(divide),
             KINDS[dtype],
-            _address(out),
+            address(out),
             origin.count,
         )
         return Output(out, finite)
-
-    def _keeps(self, vectors: Sequence[Stored], origin: Stored, keeps: Sequence[Keep]) -> _Keeps:
-        """The numbers of what is kept; masks of whole chunks where rows have to be seen."""
-        members = len(vectors)
-        found, numbers = np.zeros((members, 3), np.int64), np.zeros((members, 2))
-        whole = any(isinstance(keep, RankedDraw) or _is_important(keep) for keep in keeps)
-        given, first = np.empty((members, origin.count if whole else 0), np.bool_), 0
-        for k, keep in enumerate(keeps):
-            if isinstance(keep, Draw):
-                found[k] = consensus_kernels.DRAWN, 0, signed(keep.key)
-                numbers[k, 0], first = keep.probability, keep.start
-            elif isinstance(keep, RankedDraw):
-                found[k, 0] = consensus_kernels.GIVEN
-                element_kernels.ranked(
-                    *_one(vectors[k]),
-                    *_one(origin),
-                    signed(keep.key),
-                    keep.start,
-                    keep.row,
-                    keep.lowest,
-                    keep.highest,
-                    origin.count,
-                    given[k],
-                )
-            elif isinstance(keep.measure, Importance):
-                found[k, 0] = consensus_kernels.GIVEN
-                given[k] = self._important(vectors, origin, keep)
-            else:
-                spread = isinstance(keep.measure, Variance)
-                how = consensus_kernels.SPREAD if spread else consensus_kernels.BAND
-                found[k, :2] = how, _member(keep.measure)
-                numbers[k] = keep.low, keep.high
-        return _Keeps(found, numbers, given, first)
 
     def _important(
         self, vectors: Sequence[Stored], origin: Stored, keep: Band
     ) -> NDArray[np.bool_]:
         from .torch_elements import masks_of
 
-        *many, start = self._to_torch([*vectors, origin])
-        mask: NDArray[np.bool_] = masks_of(many, start, [keep])[0].numpy()
+        *handed, start = self._to_torch([*vectors, origin])
+        mask: NDArray[np.bool_] = masks_of(handed, start, [keep])[0].numpy()
         return mask
 
     def centre(
@@ -318,9 +236,9 @@ class NumbaKernels:
     ) -> Output:
         """See `Kernels.centre`."""
         count = vectors[0].count
-        out = np.empty(count * dtype.itemsize, np.uint8)
+        out = room(count * dtype.itemsize)
         finite = element_kernels.centre(
-            *_many(vectors), trim, *_divided(divide), KINDS[dtype], _address(out), count
+            *many(vectors), trim, *divided(divide), KINDS[dtype], address(out), count
         )
         return Output(out, finite)
 
@@ -333,14 +251,14 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.near`."""
-        out = np.empty(vector.count * dtype.itemsize, np.uint8)
+        out = room(vector.count * dtype.itemsize)
         finite = element_kernels.near(
-            *_many([vector]),
-            *_one(origin),
+            *many([vector]),
+            *one(origin),
             float(reach),
-            *_divided(divide),
+            *divided(divide),
             KINDS[dtype],
-            _address(out),
+            address(out),
             vector.count,
         )
         return Output(out, finite)
@@ -354,18 +272,18 @@ class NumbaKernels:
         divide: Divide | None = None,
     ) -> Output:
         """See `Kernels.fisher_mean`."""
-        out = np.empty(vectors[0].count * dtype.itemsize, np.uint8)
+        out = room(vectors[0].count * dtype.itemsize)
         finite = element_kernels.fisher_mean(
-            *_many(vectors),
-            *_many(fishers),
-            _doubles(weights.weight),
-            _doubles(weights.weight / weights.weight.sum()),
-            _doubles(weights.norms),
+            *many(vectors),
+            *many(fishers),
+            doubles(weights.weight),
+            doubles(weights.weight / weights.weight.sum()),
+            doubles(weights.norms),
             float(weights.floor),
             weights.normalize,
-            *_divided(divide),
+            *divided(divide),
             KINDS[dtype],
-            _address(out),
+            address(out),
             vectors[0].count,
         )
         return Output(out, finite)
@@ -390,16 +308,4 @@ class NumbaKernels:
 
     def is_finite(self, vector: Stored) -> bool:
         """See `Kernels.is_finite`."""
-        return bool(element_kernels.is_finite(*_one(vector), vector.count))
-
-
-def _member(measure: Measure) -> int:
-    return measure.member if isinstance(measure, Magnitude) else -1
-
-
-def _is_important(keep: Keep) -> bool:
-    return isinstance(keep, Band) and isinstance(keep.measure, Importance)
-
-
-def _doubles(values: Doubles) -> Doubles:
-    return np.ascontiguousarray(values, dtype=np.float64)
+        return bool(element_kernels.is_finite(*one(vector), vector.count))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .numba_consensus import all_finite, draw, order_rows
-from .numba_mixtures import add, compare, restore
-from .numba_pieces import PIECE, compiled, narrow, widen
+from .numba_choice import draw, order_rows
+from .numba_consensus import all_finite
+from .numba_mixtures import add, restore
+from .numba_pieces import PIECE, compiled, narrow, room_for, widen
 
 
 @compiled
 def centre(kinds, addresses, trim, divisor, divided, kind, address, count):
     """See `Kernels.centre`. Returns whether the result and all inputs are finite."""
     members = len(kinds)
-    values, total = np.empty((members, PIECE)), np.empty(PIECE)
+    values, total = room_for(members, PIECE), room_for(1, PIECE)[0]
     finite = True
     for start in range(0, count, PIECE):
         piece = min(PIECE, count - start)
@@ -36,7 +37,8 @@ def centre(kinds, addresses, trim, divisor, divided, kind, address, count):
 @compiled
 def near(kinds, addresses, origin_kind, origin, reach, divisor, divided, kind, address, count):
     """See `Kernels.near`. Returns whether the result and all inputs are finite."""
-    values, base = np.empty(PIECE), np.empty(PIECE)
+    room = room_for(2, PIECE)
+    values, base = room[0], room[1]
     finite = True
     for start in range(0, count, PIECE):
         piece = min(PIECE, count - start)
@@ -64,10 +66,9 @@ def fisher_mean(
         whether the result and all Fishers are finite.
     """
     members = len(kinds)
-    values, total, sums = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
-    pulls, low = np.empty((members, PIECE)), np.empty(PIECE, np.bool_)
-    bits, total_bits = values.view(np.uint64), total.view(np.uint64)
-    first, differ = np.empty(PIECE, np.uint64), np.empty(PIECE, np.uint64)
+    room, pulls = room_for(4, PIECE), room_for(members, PIECE)
+    values, total, sums, spare = room[0], room[1], room[2], room[3]
+    low, differ = np.empty(PIECE, np.bool_), np.empty(PIECE, np.bool_)
     finite = True
     for start in range(0, count, PIECE):
         piece = min(PIECE, count - start)
@@ -86,14 +87,14 @@ def fisher_mean(
             low[i] |= sums[i] == 0.0
         for k in range(members):
             widen(kinds[k], addresses[k], start, piece, values)
-            compare(bits, k == 0, first, differ, piece)
             for i in range(piece):
                 values[i] *= plain[k] if low[i] else pulls[k, i] / sums[i]
             if k == 0:
                 total[:piece] = values[:piece]
             else:
                 add(values, total, piece)
-        restore(first, differ, True, total_bits, piece)
+        differ[:piece] = False
+        restore(kinds, addresses, start, piece, True, differ, values, spare, total)
         _divide_first(total, divisor, divided - start, piece)
         finite &= narrow(kind, total, piece, address, start)
     return finite

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from . import BLOCK
-from .numba_pieces import MAGNITUDE, ONE, PIECE, ZERO, compiled, narrow, widen
+from .numba_pieces import (
+    BF16,
+    F32,
+    F64,
+    compiled,
+    double,
+    doubles,
+    narrow,
+    room_for,
+    shorts,
+    singles,
+    widen,
+)
 
 LEAVES = 8
 """Terms that are added at once: three halvings. The first six of a block are two such steps."""
@@ -15,6 +27,9 @@ TRUNK = BLOCK // LEAVES**2
 
 STRIP = 256
 """Terms of each part that are made at once."""
+
+WIDE = 1024
+"""Elements of a piece where few rows of them are at hand."""
 
 NONE = -1
 """The kind of an origin that is not there."""
@@ -39,9 +54,26 @@ def deltas(kinds, addresses, origin_kind, origin, start, count, out, base):
     if origin_kind != NONE:
         widen(origin_kind, origin, start, count, base)
     for k in range(len(kinds)):
-        widen(kinds[k], addresses[k], start, count, out[k])
+        widen_from(kinds[k], addresses[k], origin_kind, start, count, base, out[k])
+
+
+@compiled
+def widen_from(kind, address, origin_kind, start, count, base, out):
+    """`x - b` of a piece of one vector, or x where there is no origin."""
+    if origin_kind != NONE and kind == BF16:
+        _subtract(shorts(address, start, count), base, out, count)
+    elif origin_kind != NONE and kind == F32:
+        _subtract(singles(address, start, count), base, out, count)
+    else:
+        widen(kind, address, start, count, out)
         if origin_kind != NONE:
-            subtract(base, out[k], count)
+            _subtract(out, base, out, count)
+
+
+@compiled
+def _subtract(elements, base, out, count):
+    for i in range(count):
+        out[i] = double(elements[i]) - base[i]
 
 
 @compiled
@@ -93,9 +125,9 @@ def block_moments(kinds, addresses, origin_kind, origin, count, absolute, produc
     members = len(kinds)
     pairs = members * (members + 1) // 2
     sums = pairs + members if absolute else pairs
-    leaves = np.empty((members, LEAVES, STRIP))
-    boughs, trunks = np.empty((sums, LEAVES, STRIP)), np.empty((sums, TRUNK))
-    base = np.empty(STRIP)
+    leaves = room_for(members * LEAVES, STRIP).reshape(members, LEAVES, STRIP)
+    boughs = room_for(sums * LEAVES, STRIP).reshape(sums, LEAVES, STRIP)
+    trunks, base = room_for(sums, TRUNK), room_for(1, STRIP)[0]
     whole = count // BLOCK
     for block in range(whole):
         for first in range(0, TRUNK, STRIP):
@@ -105,9 +137,9 @@ def block_moments(kinds, addresses, origin_kind, origin, count, absolute, produc
                     if origin_kind != NONE:
                         widen(origin_kind, origin, start, STRIP, base)
                     for k in range(members):
-                        widen(kinds[k], addresses[k], start, STRIP, leaves[k, leaf])
-                        if origin_kind != NONE:
-                            subtract(base, leaves[k, leaf], STRIP)
+                        widen_from(
+                            kinds[k], addresses[k], origin_kind, start, STRIP, base, leaves[k, leaf]
+                        )
                 fold_products(leaves, boughs, bough)
                 for k in range(sums - pairs):
                     for leaf in range(LEAVES):
@@ -173,52 +205,48 @@ def mixture(
     kinds, addresses, origin_kind, origin, coefficients, affine, length, inner, exposed,
     divisor, divided, kind, address, count,
 ):  # fmt: skip
-    """See `Kernels.mixture`; coefficients (outer or 1, inner or 1, K), affine (outer or 1, inner or 1).
+    """See `Kernels.mixture`.
+
+    Coefficients are (outer or 1, inner or 1, K), and `affine` (outer or 1, inner or 1) tells which
+    sum to 1. `exposed`: what all vectors have in common is sought everywhere, not just at zeros.
 
     Returns:
         whether all of the result is finite.
-    """  # noqa: E501
+    """
     finite = True
     rows, columns, members = coefficients.shape
-    values, total, base = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
-    bits, total_bits = values.view(np.uint64), total.view(np.uint64)
-    first, differ = np.empty(PIECE, np.uint64), np.empty(PIECE, np.uint64)
-    factors = np.empty(PIECE)
+    room = room_for(5, WIDE)
+    values, total, base, factors = room[0], room[1], room[2], room[3]
+    differ = room[4].view(np.bool_)[:WIDE]
     run = count if rows == 1 else length * inner  # elements with the same row of coefficients
     for top in range(0, count, run):
         own, same_sum = coefficients[top // run], affine[top // run]
-        for start in range(top, min(top + run, count), PIECE):
-            piece = min(PIECE, top + run - start, count - start)
+        for start in range(top, min(top + run, count), WIDE):
+            piece = min(WIDE, top + run - start, count - start)
+            # Negative zero is what changes nothing when something is added to it.
+            total[:piece] = -0.0 if origin_kind == NONE else 0.0
             if origin_kind != NONE:
                 widen(origin_kind, origin, start, piece, base)
-                total[:piece] = 0.0
             for k in range(members):
-                widen(kinds[k], addresses[k], start, piece, values)
-                if exposed:
-                    compare(bits, k == 0, first, differ, piece)
-                if origin_kind != NONE:
-                    take_away(values, base, piece)
                 if columns > 1:
                     for i in range(piece):
                         factors[i] = own[(start + i) % inner, k]
-                    multiply(values, factors, piece)
+                    widen(kinds[k], addresses[k], start, piece, values)
+                    if origin_kind != NONE:
+                        take_away(values, base, piece)
+                    add_products(values, factors, total, piece)
+                elif origin_kind != NONE:
+                    add_away(kinds[k], addresses[k], start, piece, own[0, k], base, values, total)
                 else:
-                    scale(values, own[0, k], piece)
-                if k == 0 and origin_kind == NONE:
-                    total[:piece] = values[:piece]
-                else:
-                    add(values, total, piece)
+                    add_weighted(kinds[k], addresses[k], start, piece, own[0, k], values, total)
             if origin_kind != NONE:
                 take_away(total, base, piece)
-            if exposed or has_zero(total, piece):
-                if not exposed:
-                    for k in range(members):
-                        widen(kinds[k], addresses[k], start, piece, values)
-                        compare(bits, k == 0, first, differ, piece)
-                for i in range(piece):
-                    if not same_sum[(start + i) % inner if columns > 1 else 0]:
-                        differ[i] = ONE
-                restore(first, differ, exposed, total_bits, piece)
+            if (exposed or has_zero(total, piece)) and (columns > 1 or same_sum[0]):
+                differ[:piece] = False
+                if columns > 1:
+                    for i in range(piece):
+                        differ[i] = not same_sum[(start + i) % inner]
+                restore(kinds, addresses, start, piece, exposed, differ, values, factors, total)
             if start < divided:
                 for i in range(min(piece, divided - start)):
                     total[i] /= divisor
@@ -227,10 +255,39 @@ def mixture(
 
 
 @compiled
-def subtract(base, values, count):
-    """`x - b` in the place of x."""
+def add_weighted(kind, address, start, count, factor, spare, total):
+    """Add `c x` to the total."""
+    if kind == BF16:
+        _add_weighted(shorts(address, start, count), factor, total, count)
+    elif kind == F32:
+        _add_weighted(singles(address, start, count), factor, total, count)
+    else:
+        widen(kind, address, start, count, spare)
+        _add_weighted(spare, factor, total, count)
+
+
+@compiled
+def _add_weighted(elements, factor, total, count):
     for i in range(count):
-        values[i] -= base[i]
+        total[i] += double(elements[i]) * factor
+
+
+@compiled
+def add_away(kind, address, start, count, factor, base, spare, total):
+    """Add `c (b - x)` to the total."""
+    if kind == BF16:
+        _add_away(shorts(address, start, count), factor, base, total, count)
+    elif kind == F32:
+        _add_away(singles(address, start, count), factor, base, total, count)
+    else:
+        widen(kind, address, start, count, spare)
+        _add_away(spare, factor, base, total, count)
+
+
+@compiled
+def _add_away(elements, factor, base, total, count):
+    for i in range(count):
+        total[i] += (base[i] - double(elements[i])) * factor
 
 
 @compiled
@@ -241,17 +298,10 @@ def take_away(values, base, count):
 
 
 @compiled
-def scale(values, factor, count):
-    """`c x` in the place of x."""
+def add_products(values, factors, total, count):
+    """Add `c_i x_i` to the total."""
     for i in range(count):
-        values[i] *= factor
-
-
-@compiled
-def multiply(values, factors, count):
-    """`c_i x_i` in the place of x."""
-    for i in range(count):
-        values[i] *= factors[i]
+        total[i] += values[i] * factors[i]
 
 
 @compiled
@@ -271,20 +321,43 @@ def has_zero(values, count):
 
 
 @compiled
-def compare(bits, is_first, first, differ, count):
-    """Remember the first vector's bits; of others, note those in which they differ from it."""
-    if is_first:
-        for i in range(count):
-            first[i] = bits[i]
-            differ[i] = ZERO
-    else:
-        for i in range(count):
-            differ[i] |= bits[i] ^ first[i]
+def compare(kinds, addresses, start, count, differ, first, other):
+    """Note the elements in which any vector differs from the first; two rows are spare."""
+    for k in range(1, len(kinds)):
+        if kinds[k] != kinds[0]:
+            widen(kinds[0], addresses[0], start, count, first)
+            widen(kinds[k], addresses[k], start, count, other)
+            _compare(first.view(np.uint64), other.view(np.uint64), differ, count)
+        elif kinds[k] == F64:
+            one, two = doubles(addresses[0], start, count), doubles(addresses[k], start, count)
+            _compare(one.view(np.uint64), two.view(np.uint64), differ, count)
+        elif kinds[k] == F32:
+            one, two = singles(addresses[0], start, count), singles(addresses[k], start, count)
+            _compare(one.view(np.uint32), two.view(np.uint32), differ, count)
+        else:
+            one, two = shorts(addresses[0], start, count), shorts(addresses[k], start, count)
+            _compare(one, two, differ, count)
 
 
 @compiled
-def restore(first, differ, exposed, bits, count):
-    """Give back what all vectors have in common: everywhere, or where the total is zero."""
-    hidden = ZERO if exposed else MAGNITUDE
+def _compare(one, two, differ, count):
     for i in range(count):
-        bits[i] = first[i] if (bits[i] & hidden | differ[i]) == ZERO else bits[i]
+        differ[i] |= one[i] != two[i]
+
+
+@compiled
+def restore(kinds, addresses, start, count, everywhere, differ, first, other, total):
+    """Give back what all vectors have in common, everywhere or where the total is zero.
+
+    Elements in which they are not to be compared are noted in `differ`; two rows are spare.
+    """
+    compare(kinds, addresses, start, count, differ, first, other)
+    common = False
+    for i in range(count):
+        common |= not differ[i]
+    if not common:
+        return
+    widen(kinds[0], addresses[0], start, count, first)
+    for i in range(count):
+        chosen = (everywhere | (total[i] == 0.0)) & (not differ[i])
+        total[i] = first[i] if chosen else total[i]

@@ -8,9 +8,9 @@ is one compiled kernel for all stored types and any number of vectors.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import cgutils
 from numba.core.caching import FunctionCache
-from numba.extending import intrinsic
+from numba.core.runtime import rtsys
+from numba.extending import intrinsic, overload
 
 from ..dtypes import DType
 from ..process import is_ours
 
-PIECE = 512
+PIECE = 1024
 """Elements of a piece."""
+
+LINE = 8
+"""Float64 in a line of the caches."""
 
 F64, F32, F16, BF16 = 0, 1, 2, 3
 KINDS = {DType.F64: F64, DType.F32: F32, DType.F16: F16, DType.BF16: BF16}
@@ -38,22 +42,20 @@ OVERFLOW = 2.0**128 - 2.0**103
 ONE, ZERO = np.uint64(1), np.uint64(0)
 
 
-def _load_without_scipy() -> None:
-    """Numba asks SciPy for a BLAS with its first function, for longer than a small merge takes.
+@contextmanager
+def _without_scipy() -> Iterator[None]:
+    """Keep Numba from asking SciPy for a BLAS, which takes longer than a small merge.
 
     No kernel wants one. Other compiled functions of this process could then not multiply matrices.
     """
-    if "scipy.linalg" in sys.modules:
+    if "scipy.linalg" in sys.modules or not is_ours():
+        yield
         return
     sys.modules["scipy.linalg"] = None  # what Python takes for a module that is not there
     try:
-        importlib.import_module("numba.np.arraymath")
+        yield
     finally:
         del sys.modules["scipy.linalg"]
-
-
-if is_ours():
-    _load_without_scipy()
 
 
 def _sources() -> str:
@@ -75,9 +77,17 @@ class _Cache(FunctionCache):
         return *super()._index_key(sig, codegen), SOURCES
 
     def load_overload(self, sig, target_context):
-        """What is there of a function, or None."""
-        with suppress(OSError):
-            return super().load_overload(sig, target_context)
+        """What is there of a function, or None.
+
+        Numba first makes ready to compile, for three times as long as loading takes; what is
+        compiled already wants no more than Numba's runtime.
+        """
+        with _without_scipy(), suppress(OSError), self._guard_against_spurious_io_errors():
+            rtsys.initialize(target_context)
+            found = self._load_overload(sig, target_context)
+            if found is None:
+                target_context.refresh()
+            return found
 
     def save_overload(self, sig, data):
         """Store a function, if the disk takes it: a merge needs no more than its memory."""
@@ -105,32 +115,81 @@ def _pointer(typing: Any, address: Any) -> Any:
 
 
 @compiled
+def room_for(rows, count):
+    """Room for (rows, count) float64 that begins with a line of the caches.
+
+    Vectors of 512 bits that lie across two lines are read at half the speed.
+    """
+    room = np.empty(rows * count + LINE)
+    skip = -(room.ctypes.data // 8) % LINE
+    return room[skip : skip + rows * count].reshape(rows, count)
+
+
+@compiled
+def shorts(address, start, count):
+    """16-bit elements `start` to `start + count` of those at an address, as uint16."""
+    return carray(_pointer(address + 2 * start), (count,), np.uint16)
+
+
+@compiled
+def singles(address, start, count):
+    """The same of float32 elements."""
+    return carray(_pointer(address + 4 * start), (count,), np.float32)
+
+
+@compiled
+def doubles(address, start, count):
+    """The same of float64 elements."""
+    return carray(_pointer(address + 8 * start), (count,), np.float64)
+
+
+def double(element):
+    """An element that is read from memory as float64; bfloat16 is read as uint16."""
+    raise NotImplementedError("compiled functions alone can call this")
+
+
+@overload(double)
+def _double(element):
+    if element == types.uint16:
+        return _from_brain
+    return lambda element: np.float64(element)
+
+
+def _from_brain(element):
+    bits = np.uint32(np.uint32(element) << np.uint32(16))
+    return np.float64(bits.view(np.float32))
+
+
+@compiled
 def widen(kind, address, start, count, out):
     """Write elements `start` to `start + count` to `out` as float64, exactly."""
     if kind == BF16:
-        brains = carray(_pointer(address + 2 * start), (count,), np.uint16)
-        for i in range(count):
-            bits = np.uint32(np.uint32(brains[i]) << np.uint32(16))
-            out[i] = np.float64(bits.view(np.float32))
+        _copy(shorts(address, start, count), out, count)
     elif kind == F32:
-        singles = carray(_pointer(address + 4 * start), (count,), np.float32)
-        for i in range(count):
-            out[i] = np.float64(singles[i])
+        _copy(singles(address, start, count), out, count)
     elif kind == F64:
-        doubles = carray(_pointer(address + 8 * start), (count,), np.float64)
-        for i in range(count):
-            out[i] = doubles[i]
+        _copy(doubles(address, start, count), out, count)
     else:
-        halves = carray(_pointer(address + 2 * start), (count,), np.uint16)
-        for i in range(count):
-            half = np.uint32(halves[i])
-            shifted = np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13))
-            # The exponent moved by 112 makes subnormal halves right as well.
-            value = np.float64(shifted.view(np.float32)) * 2.0**112
-            if (half & np.uint32(0x7C00)) == np.uint32(0x7C00):
-                special = np.uint32(shifted | np.uint32(0x7F800000))
-                value = np.float64(special.view(np.float32))
-            out[i] = -value if half & np.uint32(0x8000) else value
+        _widen_halves(shorts(address, start, count), out, count)
+
+
+@compiled
+def _copy(elements, out, count):
+    for i in range(count):
+        out[i] = double(elements[i])
+
+
+@compiled
+def _widen_halves(halves, out, count):
+    for i in range(count):
+        half = np.uint32(halves[i])
+        shifted = np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13))
+        # The exponent moved by 112 makes subnormal halves right as well.
+        value = np.float64(shifted.view(np.float32)) * 2.0**112
+        if (half & np.uint32(0x7C00)) == np.uint32(0x7C00):
+            special = np.uint32(shifted | np.uint32(0x7F800000))
+            value = np.float64(special.view(np.float32))
+        out[i] = -value if half & np.uint32(0x8000) else value
 
 
 @compiled
@@ -143,15 +202,15 @@ def narrow(kind, values, count, address, start):
     bad = ZERO
     bits = values.view(np.uint64)
     if kind == F32:
-        singles = carray(_pointer(address + 4 * start), (count,), np.float32)
+        out = singles(address, start, count)
         for i in range(count):
-            singles[i] = np.float32(values[i])
+            out[i] = np.float32(values[i])
             # All that is rounded to infinity, and what is none of the numbers.
             bad |= ZERO if abs(values[i]) < OVERFLOW else ONE
         return bad == ZERO
-    doubles = carray(_pointer(address + 8 * start), (count,), np.float64)
+    wide = doubles(address, start, count)
     for i in range(count):
-        doubles[i] = values[i]
+        wide[i] = values[i]
         bad |= ONE if (bits[i] & MAGNITUDE) >= INFINITE else ZERO
     return bad == ZERO
 
@@ -162,7 +221,7 @@ def _narrow_to_16(values, count, address, cut, bias, mantissa, normal, unit):
 
     Below `normal` numbers are multiples of `1 / unit`.
     """
-    out = carray(_pointer(address), (count,), np.uint16)
+    out = shorts(address, 0, count)
     bits = values.view(np.uint64)
     cut, mantissa = np.uint64(cut), np.uint64(mantissa)
     half = (ONE << (cut - ONE)) - ONE

@@ -217,17 +217,18 @@ class TorchKernels:
         return np.array([int((bits >= limit).sum()) for limit in least], dtype=np.int64)
 
     def kept_sums(
-        self, vectors: Sequence[Tensor], origin: Tensor, keeps: Sequence[Keep]
+        self, vectors: Sequence[Tensor], origin: Tensor, keeps: Sequence[Keep], squares: bool
     ) -> Doubles:
         """See `Kernels.kept_sums`."""
         sizes = self._deltas(vectors, origin).abs_()
         kept = torch.where(masks_of(vectors, origin, keeps), sizes, 0.0)
-        every = torch.stack([sizes, kept, kept * kept], dim=2)  # (K, n, 3)
+        rows = [sizes, kept, kept * kept] if squares else [sizes, kept]
+        every = torch.stack(rows, dim=2)  # (K, n, 2 or 3)
         whole = every.shape[1] // BLOCK * BLOCK
-        parts = [every[:, :whole].reshape(len(vectors), -1, BLOCK, 3)] if whole else []
+        parts = [every[:, :whole].reshape(len(vectors), -1, BLOCK, len(rows))] if whole else []
         if every.shape[1] > whole:
-            parts.append(every[:, whole:].reshape(len(vectors), 1, -1, 3))
-        sums = torch.cat([halved(part) for part in parts], dim=1)  # (K, blocks, 3)
+            parts.append(every[:, whole:].reshape(len(vectors), 1, -1, len(rows)))
+        sums = torch.cat([halved(part) for part in parts], dim=1)  # (K, blocks, 2 or 3)
         result: Doubles = sums.transpose(0, 1).cpu().numpy()
         return result
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dtypes import DType
-from ..methods import Method
+from ..methods import Method, Unit
 from . import values
 from .nested import without_adapter
 from .source import Source
@@ -83,7 +83,7 @@ class Recipe:
     base_layers: tuple[tuple[int, int] | None, ...]
     base: str | None
     parameters: Mapping[str, values.Value]
-    granularity: str
+    granularity: Unit
     seed: int
     output: str | None
     dtype: DType | None

@@ -83,7 +83,7 @@ class FisherSums:
         model = self.embedder.model
         model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            self._loss(batch).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(self._loss(batch))
         for key, parameter in self.embedder.parameters():
             if parameter.grad is None:
                 continue
@@ -98,21 +98,23 @@ class FisherSums:
         model, scale = self.embedder.model, 1.0 / self.temperature
         first = batch[0]
         features: list[Features]
+        loss: Tensor
         if isinstance(first, Ranked):
             ranked = [row for row in batch if isinstance(row, Ranked)]
             features = [self.embedder.features("query", [row.query for row in ranked])]
             columns = zip(*((row.positives[0], *row.negatives) for row in ranked), strict=True)
             features += [self.embedder.features("document", column) for column in columns]
             labels = torch.arange(len(batch), device=model.device)
-            loss = MultipleNegativesRankingLoss(model, scale=scale)
-            return loss(features, labels)  # type: ignore[no-any-return]
-        scored = [row for row in batch if isinstance(row, Scored)]
-        features = [
-            self.embedder.features("text", [row.left for row in scored]),
-            self.embedder.features("text", [row.right for row in scored]),
-        ]
-        labels = torch.tensor([row.score for row in scored], device=model.device)
-        return CoSENTLoss(model, scale=scale)(features, labels)  # type: ignore[no-any-return]
+            loss = MultipleNegativesRankingLoss(model, scale=scale)(features, labels)
+        else:
+            scored = [row for row in batch if isinstance(row, Scored)]
+            features = [
+                self.embedder.features("text", [row.left for row in scored]),
+                self.embedder.features("text", [row.right for row in scored]),
+            ]
+            labels = torch.tensor([row.score for row in scored], device=model.device)
+            loss = CoSENTLoss(model, scale=scale)(features, labels)
+        return loss
 
     def _check(self) -> None:
         label = self.embedder.checkpoint.label

@@ -1,1 +1,1 @@
-"""The companion trainer: members trained on parts of the data, ready to be merged."""
+"""The companion trainer: members to merge, trained from one base on parts of the data."""

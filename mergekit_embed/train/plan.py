@@ -15,7 +15,7 @@ from ..recipe.source import Document, Source
 from ..recipe.values import Path as Place
 from .expand import exactly, expand
 from .merging import problems_of_merge
-from .objectives import DEFAULTS, wrong_with
+from .objectives import DEFAULTS, faults_of
 from .schema import DatasetEntry, PlanFile, Settings
 from .schema_training import OrderEntry
 from .specs import (
@@ -227,10 +227,8 @@ def _problems_of_dataset(origin: Source, parsed: PlanFile, spec: DatasetSpec) ->
     elif spec.mine is not None and spec.mine.keep > spec.mine.top:
         message = f"`keep` is {spec.mine.keep}, more than the {spec.mine.top} that are looked at"
         yield origin.problem(place("mine"), message)
-    for found in wrong_with(spec.loss, spec.kind):
-        where = place("loss")
-        inside = (*where, "parameters", found.where) if found.where else where
-        yield origin.problem(inside, found.message, key=bool(found.where))
+    for fault in faults_of(spec.loss, spec.kind):
+        yield origin.problem((*place("loss"), *fault.path), fault.message, key=fault.key)
 
 
 def _problems_of_length(origin: Source, parsed: PlanFile) -> Iterator[Problem]:

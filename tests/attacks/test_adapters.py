@@ -10,7 +10,7 @@ import pytest
 from helpers import listed
 from lora import write_adapter
 
-from .attack import NAME, Ground, hole, packed, write_json
+from .attack import CUT, NAME, Ground, hole, packed, write_json
 
 MODULE = f"base_model.model.{NAME.removesuffix('.weight')}"
 CONFIG = "adapter_config.json"
@@ -26,7 +26,7 @@ def refused(ground: Ground, names: str, says: str = "") -> None:
     """The adapter in `adapter`, behind the hostile model, is refused."""
     reference = f"{ground.hostile}+{ground.root / 'adapter'}"
     recipe = ground.write(models=listed(ground.good, reference))
-    ground.refused(recipe, names=ground.root / "adapter" / names, says=says)
+    ground.refused(recipe, names=ground.root / "adapter" / names, says=says, longest=CUT)
 
 
 CONFIGS: dict[str, tuple[Any, str]] = {

@@ -31,7 +31,7 @@ from .attack import (
 )
 
 MANY = settings(  # the folder is reused, and every example writes its own file
-    max_examples=100,
+    max_examples=300,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -181,9 +181,9 @@ def hundred_thousand_ways_to_pool(ground: Ground) -> None:
 
 
 @attack("recipe.yaml", "has the modules")
-def thousands_of_modules(ground: Ground) -> None:
+def ten_thousand_modules(ground: Ground) -> None:
     """The same module over and over."""
-    put(ground.hostile / "modules.json", [*MODULES, *([MODULES[2]] * 3000)])
+    put(ground.hostile / "modules.json", [*MODULES, *([MODULES[2]] * 10_000)])
 
 
 @attack("hostile/1_Pooling/config.json", "is too large")

@@ -50,7 +50,7 @@ TRAPS: dict[str, Callable[[Path], Any]] = {
 
 def _with_attribute(value: Any) -> OrderedDict[str, Any]:
     state: OrderedDict[str, Any] = OrderedDict({NAME: torch.zeros(2)})
-    state._metadata = value  # type: ignore[attr-defined]
+    vars(state)["_metadata"] = value
     return state
 
 
@@ -76,7 +76,9 @@ def test_a_bare_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> N
     assert not (tmp_path / "mark").exists()
 
 
-def _claim(shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> Callable[[], Any]:
+def _claim(
+    shape: tuple[float, ...], strides: tuple[int, ...], offset: int = 0
+) -> Callable[[], Any]:
     """A tensor that claims this of a storage of eight float32 numbers."""
     return lambda: Call(
         torch._utils._rebuild_tensor_v2,
@@ -99,7 +101,7 @@ TENSORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a negative offset": (_claim((2,), (1,), -2), ""),
     "a negative size": (_claim((-2,), (1,)), ""),
     "fewer strides than sizes": (_claim((2, 2), (1,)), ""),
-    "sizes of fractions": (_claim((2.0,), (1,)), ""),  # type: ignore[arg-type]
+    "sizes of fractions": (_claim((2.0,), (1,)), ""),
     "sparse": (lambda: torch.eye(3).to_sparse(), f"'{NAME}' is not stored as plain numbers"),
     "without data": (lambda: torch.empty(3, device="meta"), "not stored as plain numbers"),
     "of numbers to be negated": (

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import listed
 
-from .attack import Attacks, Ground, hole
+from .attack import CUT, Attacks, Ground, hole
 
 attack = Attacks()
 
 LINEAR = "merge_method: linear\nmodels:\n  - model: {good}\n"
+NINES = "9" * 4000
 
 
-def refused(ground: Ground, text: str, says: str = "", **more: Any) -> str:
-    """What the recipe of this text is refused with; `good` and `hostile` are the models."""
-    recipe = ground.write(text.replace("{good}", str(ground.good)))
-    return ground.refused(recipe, names=recipe, says=says, **more)
+def written(ground: Ground, text: str) -> Path:
+    """The recipe of this text, in which {good} stands for the sound model."""
+    return ground.write(text.replace("{good}", str(ground.good)))
+
+
+def refused(ground: Ground, text: str, says: str = "") -> str:
+    """What the recipe of this text is refused with."""
+    recipe = written(ground, text)
+    return ground.refused(recipe, names=recipe, says=says, longest=CUT)
 
 
 # --- YAML ---------------------------------------------------------------------------------
@@ -57,7 +64,7 @@ def bomb(levels: int, width: int, leaf: str = "1") -> str:
 )
 def test_a_billion_laughs_are_no_recipe(use: str, ground: Ground) -> None:
     text = bomb(60, 2) + ("" if use.startswith(("models", "merge")) else LINEAR) + use
-    recipe = ground.write(text.replace("{good}", str(ground.good)))
+    recipe = written(ground, text)
     ran = ground.attempt(recipe)
     assert ran.code == 2
     assert all(line.startswith(str(recipe)) for line in ran.err.splitlines()[:-1])
@@ -98,26 +105,26 @@ def test_a_recipe_by_reference_to_itself_is_refused(ground: Ground) -> None:
         (LINEAR + '"\\u202e": 1\n', "unknown key"),
         (LINEAR + "? [a, b]\n: 1\n", ""),
         (LINEAR + "? {a: b}\n: 1\n", ""),
-        (LINEAR + f"seed: {'9' * 4000}\n", "seed"),
+        (LINEAR + f"seed: {NINES}\n", "seed"),
         (LINEAR + f"seed: {'9' * 5000}\n", ""),
-        (LINEAR + f"parameters: {{weight: {'9' * 4000}}}\n", "weight"),
-        (LINEAR + f"parameters: {{weight: [1, {'9' * 4000}]}}\n", "weight"),
-        (LINEAR + f"parameters: {{weight: [{{value: {'9' * 4000}}}]}}\n", "weight"),
+        (LINEAR + f"parameters: {{weight: {NINES}}}\n", "weight"),
+        (LINEAR + f"parameters: {{weight: [1, {NINES}]}}\n", "weight"),
+        (LINEAR + f"parameters: {{weight: [{{value: {NINES}}}]}}\n", "weight"),
         (LINEAR + "parameters: {weight: .nan}\n", "weight"),
         (LINEAR + "parameters: {weight: [.inf, 1]}\n", "weight"),
         (LINEAR + "parameters: {weight: 1e999}\n", "weight"),
-        (LINEAR + f"max_shard_size: {'9' * 4000}\n", "max_shard_size"),
+        (LINEAR + f"max_shard_size: {NINES}\n", "max_shard_size"),
         (LINEAR + f"max_shard_size: {'9' * 400}GB\n", "max_shard_size"),
         (LINEAR + "max_shard_size: 1e999GB\n", "max_shard_size"),
         (LINEAR + "max_shard_size: .inf\n", "max_shard_size"),
         (LINEAR + "max_shard_size: .nan\n", "max_shard_size"),
         (LINEAR + "max_shard_size: -1\n", "max_shard_size"),
         (LINEAR + "pad_to_multiple_of: 1000000000000\n", "pad_to_multiple_of"),
-        (LINEAR + f"pad_to_multiple_of: {'9' * 4000}\n", "pad_to_multiple_of"),
+        (LINEAR + f"pad_to_multiple_of: {NINES}\n", "pad_to_multiple_of"),
         (LINEAR + "post: [{extend_positions: 1000000000000000}]\n", "extend_positions"),
-        (LINEAR + f"post: [{{extend_positions: {'9' * 4000}}}]\n", "extend_positions"),
-        (LINEAR + f"post: [{{temp_scale: {'9' * 4000}}}]\n", "temp_scale"),
-        (LINEAR + f"adapter_output: {{rank: {'9' * 4000}}}\n", "rank"),
+        (LINEAR + f"post: [{{extend_positions: {NINES}}}]\n", "extend_positions"),
+        (LINEAR + f"post: [{{temp_scale: {NINES}}}]\n", "temp_scale"),
+        (LINEAR + f"adapter_output: {{rank: {NINES}}}\n", "rank"),
         (LINEAR + "sweep: {seed: [" + ",".join(map(str, range(2000))) + "]}\n", "2,000 models"),
         (LINEAR + "sweep: {'models[99999999999999999999]': [1]}\n", "sweep"),
         (LINEAR + f"sweep: {{'{'a.' * 400}': [1]}}\n", "sweep"),
@@ -202,7 +209,7 @@ test_a_hostile_recipe_within_a_recipe_is_refused = attack.test()
 
 
 def test_an_endless_device_is_no_recipe(ground: Ground) -> None:
-    ground.refused("/dev/zero", names="/dev/zero", says="is too large")  # type: ignore[arg-type]
+    ground.refused(Path("/dev/zero"), names="/dev/zero", says="is too large")
 
 
 def test_recipes_within_recipes_may_share_one(ground: Ground) -> None:

@@ -272,10 +272,33 @@ WRONG = [
         HEAD.replace("l}", "l, prompt: {query: x}, instruction: y}"),
         ["data.a: `prompt` and `instruction` exclude each other"],
     ),
-    (HEAD.replace("l}", "l, loss: cosent}"), ["3:45: data.a.loss: cosent needs rows with scores"]),
+    (
+        HEAD.replace("l}", "l, loss: cosent}"),
+        ["3:45: data.a.loss: cosent takes two texts and their score, which"],
+    ),
     (
         THREE + "tasks: {sts: {loss: info_nce}}\n",
-        ["6:21: tasks.sts.loss: info_nce needs rows with positives, which sts rows have not"],
+        [
+            "6:21: tasks.sts.loss: info_nce takes an anchor and its positives, which sts rows are not"
+        ],
+    ),
+    (
+        HEAD.replace("l}", "l, loss: infonce}"),
+        ['data.a.loss: "infonce": unknown loss, did you mean'],
+    ),
+    (
+        HEAD.replace("l}", "l, loss: {name: info_nce, parameters: {temprature: 1, focal: -1}}}"),
+        [
+            '3:77: data.a.loss.parameters.temprature: unknown parameter, did you mean "temperature"',
+            "3:95: data.a.loss.parameters.focal: must be at least 0, not -1",
+        ],
+    ),
+    (
+        HEAD.replace("l}", "l, loss: {name: info_nce, wrap: [matroshka, matryoshka]}}"),
+        [
+            'data.a.loss.wrap[0]: "matroshka": unknown wrapper, did you mean "matryoshka"?',
+            "data.a.loss.wrap[1].parameters.dims: matryoshka needs it",
+        ],
     ),
     (HEAD + "merge: {merge_method: sler}\n", ['4:23: merge.merge_method: "sler": unknown merge']),
     (

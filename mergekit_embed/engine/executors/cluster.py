@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -183,7 +183,8 @@ def packed(value: Any) -> bytes:
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, PurePath) and not obj.is_absolute():
                 return Path, (str(Path(obj).absolute()),)
-            return super().reducer_override(obj)  # type: ignore[no-untyped-call]
+            inherited: Callable[[Any], Any] = super().reducer_override
+            return inherited(obj)
 
     buffer = io.BytesIO()
     pickler: Any = Pickler

@@ -1,0 +1,17 @@
+"""What the commands have in common where they are declared: their help, and options."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+"""Of every command."""
+
+markdown_help = click.rich_config(
+    help_config=click.RichHelpConfiguration(text_markup="markdown", width=96)
+)
+"""For a command whose help is written in Markdown."""
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on standard output."
+)
