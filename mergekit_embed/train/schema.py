@@ -59,7 +59,7 @@ class WrapperEntry(BaseModel):
 
     model_config = STRICT
 
-    name: Text = Field(description="the name of the wrapper")
+    name: Text = Field(description="the name of the wrapper (docs/losses.md)")
     parameters: dict[str, Any] = Field(default_factory=dict, description="its parameters")
 
 
@@ -68,7 +68,7 @@ class LossEntry(BaseModel):
 
     model_config = STRICT
 
-    name: Text = Field(description="the name of the loss")
+    name: Text = Field(description="the name of the loss (docs/losses.md)")
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="parameters of the loss, such as `temperature`"
     )

@@ -1,6 +1,6 @@
 """Where rows come from: lines of JSON, Parquet files, data sets of the Hub.
 
-Of JSON Lines only the place of every row is kept in memory (20 bytes), so a file may be larger than
+Of JSON Lines only the place of every row is kept in memory (24 bytes), so a file may be larger than
 the memory. Parquet files and data sets of the Hub are read by the library `datasets`, which maps
 them into memory.
 """
@@ -114,7 +114,7 @@ class JsonLines:
 
     path: Path
     starts: Sequence[int] | Numbers = field(default_factory=lambda: array("q"), repr=False)
-    sizes: Sequence[int] | NDArray[np.int32] = field(default_factory=lambda: array("i"), repr=False)
+    sizes: Sequence[int] | Numbers = field(default_factory=lambda: array("q"), repr=False)
     lines: Sequence[int] | Numbers = field(default_factory=lambda: array("q"), repr=False)
     _file: int | None = None
 
@@ -125,7 +125,7 @@ class JsonLines:
 
     def all(self) -> Iterator[Found]:
         """See `Source`."""
-        starts, sizes, lines = array("q"), array("i"), array("q")
+        starts, sizes, lines = array("q"), array("q"), array("q")
         start = 0
         try:
             with self.path.open("rb") as file:
@@ -145,7 +145,7 @@ class JsonLines:
         return JsonLines(
             self.path,
             np.asarray(self.starts, dtype=np.int64)[numbers],
-            np.asarray(self.sizes, dtype=np.int32)[numbers],
+            np.asarray(self.sizes, dtype=np.int64)[numbers],
             np.asarray(self.lines, dtype=np.int64)[numbers],
         )
 

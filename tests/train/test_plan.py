@@ -278,9 +278,7 @@ WRONG = [
     ),
     (
         THREE + "tasks: {sts: {loss: info_nce}}\n",
-        [
-            "6:21: tasks.sts.loss: info_nce takes an anchor and its positives, which sts rows are not"
-        ],
+        ["6:21: tasks.sts.loss: info_nce takes an anchor and its positives, which sts rows are"],
     ),
     (
         HEAD.replace("l}", "l, loss: infonce}"),
@@ -289,8 +287,8 @@ WRONG = [
     (
         HEAD.replace("l}", "l, loss: {name: info_nce, parameters: {temprature: 1, focal: -1}}}"),
         [
-            '3:77: data.a.loss.parameters.temprature: unknown parameter, did you mean "temperature"',
-            "3:95: data.a.loss.parameters.focal: must be at least 0, not -1",
+            '3:75: data.a.loss.parameters.temprature: unknown parameter, did you mean "temperat',
+            "3:97: data.a.loss.parameters.focal: must be at least 0, not -1",
         ],
     ),
     (
