@@ -88,12 +88,15 @@ def _local(path: str, folders: Sequence[Path]) -> Path | None:
     Raises:
         DataError: when there is no such file, and it cannot be one of the Hub.
     """
-    tried = list(dict.fromkeys(folder / Path(path).expanduser() for folder in folders))
-    for file in tried:
-        if file.is_file():
-            return file
-        if file.is_dir():
-            raise DataError([Problem(str(file), "is a folder; name a file of rows")])
+    try:
+        tried = list(dict.fromkeys(folder / Path(path).expanduser() for folder in folders))
+        for file in tried:
+            if file.is_file():
+                return file
+            if file.is_dir():
+                raise DataError([Problem(str(file), "is a folder; name a file of rows")])
+    except (OSError, RuntimeError) as error:  # a name too long, no permission, no such ~user
+        raise DataError([Problem("", f"{path} cannot be looked up: {error}")]) from error
     if Path(path).suffix in OURS or path.startswith((".", "/", "~")) or path.count("/") != 1:
         listed = " or ".join(map(str, tried))
         raise DataError([Problem("", f"there is no file {listed}")])

@@ -165,6 +165,12 @@ def test_every_data_set_that_is_wrong_is_told(tmp_path: Path) -> None:
     assert lines[3] == f"{tmp_path}: is a folder; name a file of rows"
 
 
+@pytest.mark.parametrize("path", ["~nobody-here/a.jsonl", "a" * 300 + "/b.jsonl"])
+def test_a_path_that_cannot_be_looked_up_is_told(path: str) -> None:
+    with pytest.raises(DataError, match="cannot be looked up: "):
+        opened(Path(path))
+
+
 def test_a_data_set_of_the_hub_that_cannot_be_had_is_told() -> None:
     with pytest.raises(DataError, match="nobody/nothing@main: cannot be read: "):
         opened(Path("nobody/nothing@main"))

@@ -88,17 +88,17 @@ def test_a_data_set_counts_before_its_task_and_that_before_the_plan() -> None:
 
 
 def test_automatic_names_avoid_those_that_are_given() -> None:
-    listed = [60, {"name": "bag-60-2", "ratio": 10}, 60, 12.5, {"complement": "bag-60"}]
+    listed = [60, 60, {"name": "bag-60-2", "ratio": 10}, 12.5, {"complement": "bag-60"}]
     plan = plan_of({"a": {}}, members=listed)
     assert [member.name for member in plan.members] == [
         "bag-60",
-        "bag-60-2",
         "bag-60-3",
+        "bag-60-2",
         "bag-12.5",
         "bag-60-rest",
     ]
-    assert isinstance(plan.members[2].rule, Sampled)
-    assert plan.members[2].rule.draw == "bag-60-3"
+    assert isinstance(plan.members[1].rule, Sampled)
+    assert plan.members[1].rule.draw == "bag-60-3"
 
 
 def test_a_ratio_is_the_decimal_number_that_is_written(tmp_path: Path) -> None:
