@@ -1,4 +1,4 @@
-"""`boom schema`: the JSON Schema of recipes, for editors."""
+"""`boom schema`: the JSON Schema of recipes and training plans, for editors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from .options import SETTINGS
 
 
 @click.command(context_settings=SETTINGS)
-def schema() -> None:
-    """Print the JSON Schema of recipes.
+@click.argument("kind", type=click.Choice(["recipe", "plan"]), default="recipe")
+def schema(kind: str) -> None:
+    """Print the JSON Schema of recipes, or of training plans (`boom schema plan`).
 
-    Save it, and name it in the first line of a recipe for completion and checks in your editor:
+    Save it, and name it in the first line of a file for completion and checks in your editor:
     `# yaml-language-server: $schema=recipe.schema.json`
     """
-    from ..recipe.reference import json_schema
-
+    if kind == "plan":
+        from ..train.json_schema import json_schema
+    else:
+        from ..recipe.reference import json_schema
     click.echo(json.dumps(json_schema(), indent=2))

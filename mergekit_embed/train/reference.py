@@ -58,6 +58,8 @@ How the rate falls, weight decay and the limit of gradients' length are our choi
 published systems are in `recipes/train/`; their comments say what is a report's and what is ours.
 
 This page is made from the schema by `python -m mergekit_embed.train.reference docs/training.md`.
+Editors that know JSON Schema complete and check plans with `boom schema plan > plan.schema.json`
+and the first line `# yaml-language-server: $schema=plan.schema.json`.
 
 ## Keys
 """

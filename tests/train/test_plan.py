@@ -10,14 +10,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 from helpers import Ran
+from ruamel.yaml import YAML
 from tiny_models import build_minilm
 
+from mergekit_embed.cli.boom import boom
 from mergekit_embed.cli.train import train
 from mergekit_embed.errors import RecipeError
 from mergekit_embed.recipe import load as load_recipe
+from mergekit_embed.train.json_schema import json_schema
 from mergekit_embed.train.merging import merge_recipe
 from mergekit_embed.train.plan import load
 from mergekit_embed.train.reference import markdown
@@ -495,6 +499,46 @@ def test_every_plan_in_the_docs_is_valid(block: str, tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(block if "model: ./bert-base" in block else around + block)
     assert load(file).members
+
+
+def in_json(text: str) -> Any:
+    """What a YAML file says, as JSON has it."""
+    return json.loads(json.dumps(YAML(typ="safe").load(text)))
+
+
+def test_the_json_schema_is_one_and_takes_what_we_ship() -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for recipe in RECIPES:
+        jsonschema.validate(in_json(recipe.read_text()), schema)
+    short = THREE + "lora: true\nmembers: [50, {each: task, ratio: 50}, {complement: bag-50}]\n"
+    jsonschema.validate(in_json(short), schema)
+    assert json.loads(CliRunner().invoke(boom, ["schema", "plan"]).stdout) == schema
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        HEAD + "dat: 3\n",
+        HEAD + "  b: {path: x, kind: pairs}\n",
+        HEAD + "  b/c: {path: x, kind: pair}\n",
+        HEAD + "members: [120]\n",
+        HEAD + "members: [{name: x}]\n",
+        HEAD + "members: [{ratio: 3, complement: x}]\n",
+        HEAD + "members: [{complement: x, each: task}]\n",
+        HEAD + "schedule: batches\n",
+        HEAD + "training: {warmup: 1.5}\n",
+        HEAD.replace("l}", "l, loss: infonce}"),
+        HEAD.replace("l}", "l, loss: {name: info_nce, wrap: [matroshka]}}"),
+    ],
+)
+def test_the_json_schema_refuses_what_the_loader_refuses(wrong: str, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(wrong)
+    with pytest.raises(RecipeError):
+        load(file)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(in_json(wrong), json_schema())
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
