@@ -271,13 +271,14 @@ def _show_plans(planned: list[Plan | AdapterPlan], *, as_json: bool) -> None:
         if index and not as_json:
             click.echo()
         if isinstance(one, Plan):
-            _show_plan(one, as_json=as_json)
+            memory = one.shared_peak_memory if len(planned) > 1 else one.peak_memory
+            _show_plan(one, memory, as_json=as_json)
         else:
             adapter.run_one(one, dry_run=True, as_json=as_json, quiet=False)
     check_disk([one for one in planned if isinstance(one, Plan)])
 
 
-def _show_plan(planned: Plan, *, as_json: bool) -> None:
+def _show_plan(planned: Plan, memory: int, *, as_json: bool) -> None:
     recipe = planned.recipe.source.shown
     merged = sum(job.parameters is not None for job in planned.jobs)
     facts = {
@@ -291,7 +292,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> None:
         "bytes_in": planned.bytes_in,
         "bytes_out": planned.bytes_out,
         "files": {file.path: file.size for file in planned.files},
-        "peak_memory": planned.peak_memory,
+        "peak_memory": memory,
         "disk_needed": planned.bytes_out,
         "disk_free": planned.disk_free,
         "edits": list(planned.edits),
@@ -317,7 +318,7 @@ def _show_plan(planned: Plan, *, as_json: bool) -> None:
         *(("edit", edit) for edit in planned.edits),
         ("reads", size_of(planned.bytes_in)),
         *(("writes", f"{planned.output / f.path}   {size_of(f.size)}") for f in planned.files),
-        ("memory", f"at most {size_of(planned.peak_memory)}"),
+        ("memory", f"at most {size_of(memory)}"),
         ("disk", f"{size_of(planned.bytes_out)} needed, {size_of(planned.disk_free)} free"),
         *(("note", note) for note in planned.notes),
     ]

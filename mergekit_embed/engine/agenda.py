@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..methods import Gram
-from .mixtures import passes
 from .nested import by_depth, merged_within
+from .passes import group_of, measured_apart, passes
 from .plan import Job, Plan
 from .sharing import Share
 
@@ -50,13 +50,12 @@ class Agenda:
 
         Layers and models that are in part there already are measured whole.
         """
-        merged = sum(pass_size(job) * _passes(plan, job) for plan, job in self.wanted)
+        merged = sum(pass_size(job) * passes(plan, job) for plan, job in self.wanted)
         return merged + sum(pass_size(job) for job in self._measured_for_others())
 
     def merge_size(self, plan: Plan, job: Job) -> int:
         """Bytes of the passes over a job's elements, but for that which `measured` is for."""
-        apart = plan.recipe.method.geometry and job.parameters is not None and group_of(job)
-        return pass_size(job) * (_passes(plan, job) - (1 if apart else 0))
+        return pass_size(job) * (passes(plan, job) - (1 if measured_apart(plan, job) else 0))
 
     def gram_of(self, grams: Grams, plan: Plan, job: Job) -> Gram | None:
         """The Gram matrix of the layer or the model that a job belongs to; None: not measured."""
@@ -100,34 +99,10 @@ def pass_size(job: Job) -> int:
     return job.count * job.width
 
 
-def goes_again(plan: Plan, job: Job) -> bool:
-    """Whether a job's inputs are gone through more than once."""
-    return _passes(plan, job) > 1
-
-
-def _passes(plan: Plan, job: Job) -> int:
-    if job.parameters is None:
-        return 1
-    if plan.recipe.method.family == "consensus":
-        return 2
-    return passes(job, plan.recipe.method.geometry)
-
-
-def group_of(job: Job) -> str | None:
-    """The layer or the model that a job is measured with; None where it is a tensor or less."""
-    return job.group if job.unit in {"layer", "model"} else None
-
-
 def _key(plan: Plan, job: Job) -> tuple[int, str | None]:
     return id(plan), group_of(job)
 
 
 def _grouped_in(level: Sequence[Plan]) -> Share:
     """The jobs that layers and models are measured by."""
-    return [
-        (plan, job)
-        for plan in level
-        if plan.recipe.method.family == "mixture" and plan.recipe.method.geometry
-        for job in plan.jobs
-        if job.parameters is not None and group_of(job)
-    ]
+    return [(plan, job) for plan in level for job in plan.jobs if measured_apart(plan, job)]

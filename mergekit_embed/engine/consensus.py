@@ -29,7 +29,6 @@ from ..methods import (
     Consensus,
     Drawn,
     DrawnByRank,
-    Elementwise,
     FisherMean,
     Largest,
     MostVaried,
@@ -37,9 +36,9 @@ from ..methods import (
     Outlying,
     Regression,
 )
-from ..methods.notes import collected_notes
 from .data_aware import prepare_fisher_mean, prepare_regression
 from .order_statistics import largest
+from .passes import wanted_of
 from .plan import Job
 from .stream import Chunk, Combiner, Steps, Work, one_pass
 
@@ -52,10 +51,8 @@ Keeps = Callable[[int], Sequence[Keep]]
 
 def prepare_elementwise(work: Work) -> Steps[Combiner]:
     """Measure what an elementwise method asks of one tensor, and return what combines."""
-    job, method, kernels = work.job, work.plan.recipe.method, work.kernels
-    assert job.parameters is not None
-    with collected_notes() as said:
-        wanted: Elementwise = method.function(**method.arguments(job.parameters, len(job.sources)))
+    job, kernels = work.job, work.kernels
+    wanted, said = wanted_of(work.plan, job)
     work.note(job, said)
     if isinstance(wanted, Consensus):
         return (yield from _prepare_consensus(work, wanted))
@@ -121,7 +118,7 @@ def _keeps(work: Work, wanted: Consensus, of: int) -> Steps[tuple[Hashable, Keep
     if isinstance(keep, Largest):
         bands = yield from _largest_bands(work, keep, of)
     elif isinstance(keep, MostVaried):
-        low, rank = 0.0, _count_of(keep.share, work.job.count)
+        low, rank = 0.0, keep.rank(work.job.count)
         if rank < work.job.count:
             (low,) = yield from largest(work, [(Variance(), rank)], of)
         bands = [Band(Variance(), low)] * count
@@ -133,19 +130,10 @@ def _keeps(work: Work, wanted: Consensus, of: int) -> Steps[tuple[Hashable, Keep
     return tuple(bands), lambda start: bands
 
 
-def _count_of(share: float, count: int) -> int:
-    """`floor(share count)`, but at least one element."""
-    return max(1, math.floor(float(share) * count))
-
-
 def _largest_bands(work: Work, keep: Largest, of: int) -> Steps[list[Band]]:
     count = work.job.count
     wanted: list[tuple[Measure, int]] = []
-    ends: list[tuple[int, int]] = []
-    for member, (density, skip) in enumerate(zip(keep.density, keep.skip, strict=True)):
-        dropped = min(math.floor(float(skip) * count), count - 1)
-        last = min(dropped + _count_of(density, count), count)
-        ends.append((dropped, last))
+    for member, (dropped, last) in enumerate(keep.ranks(count)):
         wanted += [(Magnitude(member), dropped + 1)] if dropped else []
         wanted += [(Magnitude(member), last)] if last < count else []
     found = (yield from largest(work, wanted, of)) if wanted else []
@@ -156,7 +144,7 @@ def _largest_bands(work: Work, keep: Largest, of: int) -> Steps[list[Band]]:
             low=values.get((Magnitude(member), last), 0.0),
             high=values.get((Magnitude(member), dropped + 1), math.inf) if dropped else math.inf,
         )
-        for member, (dropped, last) in enumerate(ends)
+        for member, (dropped, last) in enumerate(keep.ranks(count))
     ]
 
 

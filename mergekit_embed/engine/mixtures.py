@@ -9,16 +9,10 @@ import numpy as np
 from ..kernels import BLOCK, Doubles, Layout, Output
 from ..methods import Gram
 from ..methods.notes import collected_notes
-from .plan import Job
 from .stream import Chunk, Combiner, Steps, Work, one_pass
 
 GRAM_ELEMENTS = 2**21
 """Most numbers in the Gram matrices of one chunk, when every element has its own."""
-
-
-def passes(job: Job, geometry: bool) -> int:
-    """How often a job's inputs are gone through."""
-    return 2 if geometry and job.unit in {"tensor", "layer", "model", "column"} else 1
 
 
 def prepare_mixture(work: Work) -> Steps[Combiner]:

@@ -17,6 +17,7 @@ from ..kernels import Divide, cpu_memory, cpu_workers
 from ..methods import Unit
 from ..recipe import Recipe
 from .folding import FACTOR_BYTES
+from .passes import goes_again
 from .stamps import Stamp
 
 KEEP_BYTES = 256 * 2**20
@@ -225,9 +226,17 @@ class Plan:
 
     @property
     def peak_memory(self) -> int:
-        """An upper estimate of the resident bytes of a run on the CPU."""
-        read = sum(job.count * job.width for job in self.jobs)
-        return self.least_memory + min(read, KEEP_BYTES)
+        """An upper estimate of the resident bytes of a run on the CPU.
+
+        Of inputs that are gone through again, or that are merges themselves, some are kept.
+        """
+        again = [job for job in self.jobs if self.nested or goes_again(self, job)]
+        return self.least_memory + min(_pass_bytes(again), KEEP_BYTES)
+
+    @property
+    def shared_peak_memory(self) -> int:
+        """The same for a run together with other plans, which keeps of all that they share."""
+        return self.least_memory + min(_pass_bytes(self.jobs), KEEP_BYTES)
 
     @property
     def least_memory(self) -> int:
@@ -251,6 +260,10 @@ class Plan:
         )
         files = sum(len(raw) for raw in self.written.values() if isinstance(raw, bytes))
         return sum(rows.values()) + more + files
+
+
+def _pass_bytes(jobs: Iterable[Job]) -> int:
+    return sum(job.count * job.width for job in jobs)
 
 
 def _regression_bytes(job: Job) -> int:

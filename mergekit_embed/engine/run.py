@@ -13,11 +13,12 @@ import numpy as np
 
 from ..kernels import Kernels, Raw
 from ..methods import Gram
-from .agenda import Agenda, Grams, goes_again
+from .agenda import Agenda, Grams
 from .hashing import DigestOf, Hashes
 from .memory import Memory
 from .mixtures import measure
 from .nested import MergedTensor, merged_within
+from .passes import goes_again
 from .plan import KEEP_BYTES, Job, Plan
 from .prepare import combined, merge_tensor, prepare
 from .reader import Reader

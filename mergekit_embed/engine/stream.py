@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from ..checkpoint import Tensor
@@ -214,15 +215,15 @@ def stream(works: Sequence[Work], steps: Sequence[Steps[Result]]) -> list[Result
     results: dict[int, Result] = {}
     waiting: dict[int, Pass] = {}
 
-    def go_on(index: int, looks: Mapping[Hashable, Look] | None) -> None:
+    def go_on(index: int, step: Callable[[], Pass]) -> None:
         waiting.pop(index, None)
         try:
-            waiting[index] = steps[index].send(looks)  # type: ignore[arg-type]  # None: begin
+            waiting[index] = step()
         except StopIteration as end:
             results[index] = end.value
 
     for index in range(len(steps)):
-        go_on(index, None)
+        go_on(index, partial(next, steps[index]))
     while waiting:
         first = next(iter(waiting.values()))
         wanted = (first.start, first.stop, first.of)
@@ -238,5 +239,5 @@ def stream(works: Sequence[Work], steps: Sequence[Steps[Result]]) -> list[Result
             works[0].advance(chunk.count * counted)
         seen = {key: look for key, (look, _) in looks.items()}
         for index in together:
-            go_on(index, seen)
+            go_on(index, partial(steps[index].send, seen))
     return [results[index] for index in range(len(steps))]

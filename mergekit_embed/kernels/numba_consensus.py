@@ -6,7 +6,7 @@ import numpy as np
 
 from . import BLOCK
 from .numba_choice import all_by_own_size, choose, count_keepers, room
-from .numba_mixtures import LEAVES, STRIP, TRUNK, deltas, fold, halve
+from .numba_mixtures import LEAVES, TRUNK, add, deltas, fold, halve
 from .numba_pieces import (
     BF16,
     F32,
@@ -22,37 +22,51 @@ from .numba_pieces import (
     widen,
 )
 
+LEAF, SLOT = (0, 4, 2, 6, 1, 5, 3, 7), (0, 0, 1, 1, 1, 1, 2, 2)
+"""The order in which halving adds eight leaves, and where each goes: every second is added."""
+
 
 @compiled
 def kept_sums(kinds, addresses, origin_kind, origin, keeps, numbers, given, first, count, sums):
-    """See `Kernels.kept_sums`: (blocks, K, 2 or 3)."""
+    """See `Kernels.kept_sums`: (blocks, K, 2 or 3).
+
+    Leaves are visited in the order in which halving adds them, so that three of a row are at hand
+    in place of eight.
+    """
     members, number = sums.shape[1:]
+    rows = number * members
     values, base = room_for(members, PIECE), room_for(1, PIECE)[0]
     squares, variance = room_for(room(keeps), PIECE), room_for(1, PIECE)[0]
-    masks = room_for(members, PIECE // 8).view(np.bool_)
-    leaves = room_for(number * members * LEAVES, STRIP).reshape(number * members, LEAVES, STRIP)
-    boughs = room_for(number * members * LEAVES, STRIP).reshape(number * members, LEAVES, STRIP)
-    trunks = room_for(number * members, TRUNK)
+    masks = room_for(members, PIECE // 8).view(np.bool_)  # pieces and trunks are as long
+    leaves = room_for(rows * 3, TRUNK).reshape(rows, 3, TRUNK)
+    boughs = room_for(rows * LEAVES, TRUNK).reshape(rows, LEAVES, TRUNK)
+    trunk = room_for(1, TRUNK)[0]
     whole = count // BLOCK
     for block in range(whole):
-        for top in range(0, TRUNK, STRIP):
-            for bough in range(LEAVES):
-                for leaf in range(LEAVES):
-                    start = block * BLOCK + (leaf * LEAVES + bough) * TRUNK + top
-                    deltas(kinds, addresses, origin_kind, origin, start, STRIP, values, base)
-                    choose(
-                        keeps, numbers, given, kinds, addresses, first, start, STRIP, values,
-                        squares, variance, masks,
+        for bough in range(LEAVES):
+            for visit in range(LEAVES):
+                start = block * BLOCK + (LEAF[visit] * LEAVES + bough) * TRUNK
+                deltas(kinds, addresses, origin_kind, origin, start, TRUNK, values, base)
+                choose(
+                    keeps, numbers, given, kinds, addresses, first, start, TRUNK, values, squares,
+                    variance, masks,
+                )  # fmt: skip
+                for k in range(members):
+                    _terms(
+                        values[k], masks[k], TRUNK, leaves, number * k, number, SLOT[visit],
+                        visit % 2 == 1,
                     )  # fmt: skip
-                    for k in range(members):
-                        _terms(values[k], masks[k], STRIP, leaves, number * k, number, leaf)
-                for row in range(number * members):
-                    fold(leaves[row], boughs[row, bough], STRIP)
-            for row in range(number * members):
-                fold(boughs[row], trunks[row, top : top + STRIP], STRIP)
-        for row in range(number * members):
-            halve(trunks[row], TRUNK, 1)
-            sums[block, row // number, row % number] = trunks[row, 0]
+                if visit == 3:
+                    for row in range(rows):
+                        add(leaves[row, 1], leaves[row, 0], TRUNK)
+            for row in range(rows):
+                for i in range(TRUNK):
+                    odd = leaves[row, 1, i] + leaves[row, 2, i]
+                    boughs[row, bough, i] = leaves[row, 0, i] + odd
+        for row in range(rows):
+            fold(boughs[row], trunk, TRUNK)
+            halve(trunk, TRUNK, 1)
+            sums[block, row // number, row % number] = trunk[0]
     rest = count - whole * BLOCK
     if rest == 0:
         return
@@ -65,7 +79,7 @@ def kept_sums(kinds, addresses, origin_kind, origin, keeps, numbers, given, firs
             variance, masks,
         )  # fmt: skip
         for k in range(members):
-            _terms(values[k], masks[k], piece, short, 0, number, 0)
+            _terms(values[k], masks[k], piece, short, 0, number, 0, False)
             terms[number * k : number * k + number, at : at + piece] = short[:, 0, :piece]
     for row in range(number * members):
         halve(terms[row], rest, 1)
@@ -73,16 +87,23 @@ def kept_sums(kinds, addresses, origin_kind, origin, keeps, numbers, given, firs
 
 
 @compiled
-def _terms(values, mask, count, out, row, number, leaf):
-    """`|d|`, kept `|d|`, and where three numbers are wanted kept `d^2`, into rows of `out`."""
-    for i in range(count):
-        size = abs(values[i])
-        out[row, leaf, i] = size
-        out[row + 1, leaf, i] = size if mask[i] else 0.0
+def _terms(values, mask, count, out, row, number, slot, added):
+    """`|d|`, kept `|d|` and, where three numbers are wanted, kept `d^2`: stored, or added."""
+    if added:
+        for i in range(count):
+            size = abs(values[i])
+            out[row, slot, i] += size
+            out[row + 1, slot, i] += size if mask[i] else 0.0
+    else:
+        for i in range(count):
+            size = abs(values[i])
+            out[row, slot, i] = size
+            out[row + 1, slot, i] = size if mask[i] else 0.0
     if number == 3:
         for i in range(count):
-            chosen = out[row + 1, leaf, i]
-            out[row + 2, leaf, i] = chosen * chosen
+            size = abs(values[i]) if mask[i] else 0.0
+            before = out[row + 2, slot, i] if added else 0.0
+            out[row + 2, slot, i] = before + size * size
 
 
 @compiled

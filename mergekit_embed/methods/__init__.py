@@ -20,6 +20,7 @@ from .consensus import (
     Near,
     Outlying,
     Regression,
+    Selection,
 )
 from .gram import Coefficients, Gram, normalised
 from .notes import MergeWarning, note
@@ -96,6 +97,7 @@ __all__ = [
     "Param",
     "Parameter",
     "Regression",
+    "Selection",
     "StatisticsKind",
     "Unit",
     "Weights",

@@ -6,6 +6,7 @@ L1 norm), and the kernels decide element by element.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,17 @@ class Largest:
 
     density: Array
     skip: Array
+
+    def ranks(self, count: int) -> list[tuple[int, int]]:
+        """Of each delta's elements, how many are dropped, and the rank of the last that is kept.
+
+        Rank 1 is the largest.
+        """
+        found = []
+        for density, skip in zip(self.density, self.skip, strict=True):
+            dropped = min(math.floor(float(skip) * count), count - 1)
+            found.append((dropped, min(dropped + count_of(density, count), count)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,10 @@ class MostVaried:
     """Keep, in every delta, the share of the elements in which the members differ most."""
 
     share: float
+
+    def rank(self, count: int) -> int:
+        """The rank of the last that is kept of so many elements; 1 is the largest."""
+        return count_of(self.share, count)
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,11 @@ class Regression:
 
 
 Elementwise = Consensus | Centre | Near | FisherMean | Regression
+
+
+def count_of(share: float, count: int) -> int:
+    """`floor(share count)`, but at least one element."""
+    return max(1, math.floor(float(share) * count))
 
 
 def ones(count: int) -> Array:

@@ -5,7 +5,7 @@ Source: Gao et al. 2021 (arXiv 2101.06983), through sentence-transformers' `Cach
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ def check_mini_batches(model: SentenceTransformer, mini_batch_size: int) -> None
 class WholeBatch(CachedLossMixin):
     """For a loss with `compute_loss_from_embeddings`: put it before the loss among the bases."""
 
+    compute_loss_from_embeddings: Callable[[list[Tensor], Tensor | None], Tensor]
+
     def __init__(
         self, model: SentenceTransformer, *arguments: Any, mini_batch_size: int = 32, **named: Any
     ):
@@ -42,7 +44,8 @@ class WholeBatch(CachedLossMixin):
         Raises:
             UsageError: when the model's inputs cannot be split so.
         """
-        super().__init__(model, *arguments, **named)  # type: ignore[call-arg]
+        loss: Any = super()  # the next of the bases, whose arguments these are
+        loss.__init__(model, *arguments, **named)
         check_mini_batches(model, mini_batch_size)
         self.mini_batch_size = mini_batch_size
 
@@ -55,8 +58,8 @@ class WholeBatch(CachedLossMixin):
     ) -> Tensor:
         """The loss of embeddings in mini-batches, sent back to them when `with_backward`."""
         embeddings = [torch.cat(column) for column in reps]
-        loss: Tensor = self.compute_loss_from_embeddings(embeddings, labels)  # type: ignore[attr-defined]
+        loss = self.compute_loss_from_embeddings(embeddings, labels)
         if with_backward:
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             loss = loss.detach()
         return loss

@@ -6,11 +6,14 @@ CoSENT, AnglE, distillation. The rest is in the modules beside this one.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from ...errors import UsageError
 from ...methods.registry import Param
 from .registry import Model, Module, loss
+
+if TYPE_CHECKING:
+    from .candidates import Negatives
 
 Temperature = Annotated[float, Param("cosines are divided by it", above=0.0)]
 AcrossDevices = Annotated[bool, Param("compare with the texts of all processes")]
@@ -21,6 +24,7 @@ MiniBatchSize = Annotated[
     ),
 ]
 Similarity = Annotated[str, Param("how vectors are compared", choices=("cosine", "dot"))]
+Distance = Literal["cosine", "l2", "mse"]
 Weight = Annotated[float, Param("how much of this term", minimum=0.0)]
 
 
@@ -57,7 +61,8 @@ def info_nce(
     from .contrast import Contrast
     from .info_nce import CachedInfoNCELoss, InfoNCELoss
 
-    contrast = Contrast(temperature, negatives, false_negative_margin, hardness, focal)  # type: ignore[arg-type]
+    whose = cast("Negatives", negatives)
+    contrast = Contrast(temperature, whose, false_negative_margin, hardness, focal)
     if mini_batch_size is None:
         return InfoNCELoss(model, contrast, positives, mixed, across_devices)
     return CachedInfoNCELoss(
@@ -192,7 +197,8 @@ def embedding_distillation(
     """Brings embeddings to a teacher's."""
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
 
-    return EmbedDistillLoss(model, distance, teacher_dim)  # type: ignore[arg-type]
+    kind = cast("Distance", distance)
+    return EmbedDistillLoss(model, kind, teacher_dim)
 
 
 def _pairwise(similarity: str) -> Any:

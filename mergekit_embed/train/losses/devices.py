@@ -8,6 +8,8 @@ Every process must have the same number of rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sentence_transformers.util import all_gather_with_grad, get_rank, is_dist_initialized
 from torch import Tensor
 
@@ -19,7 +21,8 @@ def gather(values: Tensor) -> Tensor:
     gathered = all_gather_with_grad(values.contiguous())
     if gathered.requires_grad:
         # With gloo, torch sends a strided gradient back with its numbers in the wrong places.
-        gathered.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        hook: Callable[[Callable[[Tensor], Tensor]], object] = gathered.register_hook
+        hook(Tensor.contiguous)
     return gathered
 
 

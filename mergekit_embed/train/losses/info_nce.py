@@ -149,7 +149,7 @@ class CachedInfoNCELoss(WholeBatch, InfoNCELoss):
         for begin in range(0, rows, self.mini_batch_size):
             chunk = slice(begin, begin + self.mini_batch_size)
             loss = row_losses(leaves, self.contrast, chunk).sum() / rows
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             total += loss.detach()
         batch.backward(leaves)
         return total

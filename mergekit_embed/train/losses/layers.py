@@ -20,7 +20,8 @@ def innermost(model: nn.Module) -> SentenceTransformer:
         UsageError: when it does not begin with a transformer, which has layers.
     """
     while not isinstance(model, SentenceTransformer):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
+        around: Any = model
+        model = around._orig_mod if hasattr(around, "_orig_mod") else around.module
     if not isinstance(model[0], Transformer):
         raise UsageError(
             f"middle: a {type(model[0]).__name__} has no layers that this loss could look into; "

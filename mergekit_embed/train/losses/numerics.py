@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-Function = TypeVar("Function", bound=Callable[..., Tensor])
+Loss = TypeVar("Loss")
+OfEmbeddings = Callable[[Loss, list[Tensor], Tensor | None], Tensor]
 
 
 def wide(values: Tensor) -> Tensor:
@@ -28,17 +29,16 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     return (unit(wide(first)) * unit(wide(second))).sum(-1)
 
 
-def exact(function: Function) -> Function:
+def exact(method: OfEmbeddings[Loss]) -> OfEmbeddings[Loss]:
     """Keep a method out of mixed precision.
 
     Under autocast a product of float32 matrices is computed in bf16, and an error of 2^-9 in a
     cosine is one of 0.1 in a logit at temperature 0.02.
     """
 
-    @wraps(function)
-    def without_autocast(self: object, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
+    @wraps(method)
+    def without_autocast(self: Loss, embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
         with torch.autocast(embeddings[0].device.type, enabled=False):
-            loss: Tensor = function(self, embeddings, labels)
-        return loss
+            return method(self, embeddings, labels)
 
-    return without_autocast  # type: ignore[return-value]
+    return without_autocast
