@@ -163,8 +163,10 @@ def _counter(plan: TrainingPlan) -> tuple[Count | None, str | None]:
 def _show_budget(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:
     from ..train.budget import as_dict, budget
     from ..train.merging import merge_recipe
+    from ..train.mining import mined_before
 
-    datasets, found = _drawn(plan)
+    drawn, found = _drawn(plan)
+    datasets = {name: mined_before(dataset, plan) for name, dataset in drawn.items()}
     count, why_not = _counter(plan)
     planned = budget(plan, datasets, found, count)
     notes = (*planned.notes, *([f"tokens are not counted: {why_not}"] if why_not else []))
