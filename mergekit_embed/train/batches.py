@@ -120,6 +120,7 @@ class Columns:
         self._prompts, self._losses = prompts, losses
 
     def __call__(self, rows: Sequence[tuple[str, Example]]) -> dict[str, Any]:
+        """The features of each column, by `COLUMN_NAME` as the trainer takes them apart."""
         first = rows[0][0]
         batch: dict[str, Any] = {"dataset_name": self._losses[first]}
         label = self._labels[first]

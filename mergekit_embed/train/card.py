@@ -16,7 +16,6 @@ from sentence_transformers.sentence_transformer.model_card import (
 )
 from sentence_transformers.util import fullname
 from torch import nn
-from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from .bags import Member
 from .data import Dataset
@@ -36,13 +35,7 @@ class Card(SentenceTransformerModelCardCallback):
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """The log has it, also that of an earlier run."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
         """As `on_evaluate`."""
 
 
@@ -65,7 +58,6 @@ def describe(
         base_name: the base's Hub id and revision, or the name of its folder.
     """
     card = model.model_card_data
-    card.local_files_only = True
     card.add_tags("generated_from_trainer")
     hub, _, revision = base_name.partition("@")
     if revision:
@@ -100,8 +92,9 @@ def _data(dataset: Dataset, rows: int, loss: nn.Module) -> dict[str, Any]:
         "columns": [f"<code>{column}</code>" for column in columns_of(dataset)],
         "loss": {"fullname": fullname(loss)},
     }
-    if hasattr(loss, "get_config_dict"):
-        config = json.dumps(loss.get_config_dict(), indent=4, default=_name_of)
+    configured = getattr(loss, "get_config_dict", None)
+    if callable(configured):
+        config = json.dumps(configured(), indent=4, default=_name_of)
         found["loss"]["config_code"] = "\n".join(f"  {line}" for line in _fenced(config))
     return found
 

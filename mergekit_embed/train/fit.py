@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import logging
@@ -283,8 +284,7 @@ def _device_name() -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Libraries say nothing meanwhile but errors; what they count, `Progress` tells."""
-    from transformers.utils import logging as of_transformers
-
+    of_transformers: Any = importlib.import_module("transformers.utils.logging")
     loud = [logging.getLogger(name) for name in ("sentence_transformers", "accelerate", "datasets")]
     levels = [logger.level for logger in loud]
     level, bars = of_transformers.get_verbosity(), of_transformers.is_progress_bar_enabled()
@@ -310,12 +310,13 @@ def _deterministic() -> Iterator[None]:
     if has_accelerator():
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing is read before it is set
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    before = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = False  # which finds errors, and takes time
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        torch.set_deterministic_debug_mode(before)
+        settings.fill_uninitialized_memory = filled

@@ -156,11 +156,11 @@ class Keeping(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        metrics: dict[str, float],
+        metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         """Keep the weights if they are the best so far, and end when none has been for long."""
-        assert self._plan.early_stop is not None
+        assert self._plan.early_stop is not None and metrics is not None
         score = float(metrics[f"eval_{self.evaluator.primary_metric}"])
         kept, step = self.kept, state.global_step
         kept.evaluations.append({"step": step, "score": score})

@@ -44,7 +44,7 @@ def write_recipe(path: Path, recipe: Mapping[str, Any], comment: str) -> None:
     """
     from ruamel.yaml import YAML
 
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     with path.open("w", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerModelCardData
 from torch import Tensor
 
 from ..errors import CheckpointError, UsageError
@@ -29,7 +29,8 @@ def open_base(plan: TrainingPlan, folder: Path) -> SentenceTransformer:
     Raises:
         CheckpointError: when it cannot be loaded.
     """
-    options: dict[str, Any] = {"device": "cpu", "local_files_only": True}
+    card = SentenceTransformerModelCardData(local_files_only=True)  # else the Hub is asked for it
+    options: dict[str, Any] = {"device": "cpu", "model_card_data": card}
     try:
         if plan.pooling is None:
             return SentenceTransformer(str(folder), **options).float()
@@ -102,7 +103,7 @@ def prompts(model: SentenceTransformer, dataset: Dataset) -> dict[str, str]:
     found = {}
     for column in columns_of(dataset):
         default = (query if column == "anchor" else document) if ranked else plain
-        found[column] = said.get(column, default)
+        found[column] = said.get(column, default or "")
     return found
 
 
@@ -174,6 +175,7 @@ def _fold(model: SentenceTransformer, plain: SentenceTransformer) -> None:
     with torch.no_grad():
         for name, layer in model.named_modules():
             if isinstance(layer, LoraLayer):
-                weight = plain.get_submodule(name).weight
-                delta = layer.get_delta_weight("default").cpu()
+                added: Any = layer  # each kind of layer says itself what it adds
+                weight = plain.get_parameter(f"{name}.weight")
+                delta = added.get_delta_weight("default").cpu()
                 weight.copy_(weight.double() + delta.double())

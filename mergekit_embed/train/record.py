@@ -148,7 +148,7 @@ def rows_of(member: Member, datasets: Mapping[str, Dataset]) -> dict[str, dict[s
     }
 
 
-def curve_of(log: Sequence[Mapping[str, Any]], epochs: float) -> list[dict[str, float]]:
+def curve_of(log: Sequence[Mapping[str, Any]], epochs: float) -> list[dict[str, Any]]:
     """The loss over the steps, from the trainer's log: means since the point before.
 
     Args:

@@ -105,9 +105,7 @@ def train(
     return TrainingResult(target, run.found, trained, target / RECIPE, merged, seconds)
 
 
-def _opened(
-    plan: TrainingPlan, target: Path, processes: Processes, progress: Progress
-) -> _Training:
+def _opened(plan: TrainingPlan, target: Path, processes: Processes, progress: Progress) -> Training:
     """A training with its data, members and base, all checked; nothing is written."""
     datasets = open_datasets(plan)
     drawn = members(plan, datasets)
@@ -117,7 +115,7 @@ def _opened(
     digest = processes.agree(lambda: record.model_digest(base))
     prints = {one.name: record.fingerprint(plan, one, datasets, digest) for one in drawn}
     called = {"name": from_folder(plan, plan.model, target), "digest": digest}
-    return _Training(
+    return Training(
         plan, target, datasets, drawn, base, called, prints, processes, progress, found={}
     )
 
@@ -163,7 +161,7 @@ def _locked(target: Path, processes: Processes) -> Iterator[None]:
 
 
 @dataclass
-class _Training:
+class Training:
     """A training on its way. `found` is what is known of finished members."""
 
     plan: TrainingPlan
@@ -196,7 +194,7 @@ class _Training:
             shutil.rmtree(self.target / WORK, ignore_errors=True)
             (self.target / RECORD).unlink(missing_ok=True)
         known = record.read(self.target)
-        finished = {
+        finished: dict[str, Mapping[str, Any]] = {
             name: known[name]
             for name, wanted in self.prints.items()
             if record.is_finished(known.get(name), wanted, self.target)

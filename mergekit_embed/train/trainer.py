@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import PrinterCallback
 
 from .batches import Order, Rows
 from .card import Card
@@ -35,6 +36,7 @@ class MemberTrainer(SentenceTransformerTrainer):
         self._rows, self._order, self._columns = rows, order, columns
         self.tokens: Tensor | int = 0
         super().__init__(**options)
+        self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Our batches, a piece of each for every process."""
@@ -66,8 +68,8 @@ class MemberTrainer(SentenceTransformerTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.model, folder / WEIGHTS)
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        put_weights(self.model, load_file(Path(checkpoint_path) / WEIGHTS))
+    def _load_from_checkpoint(self, *checkpoint: Any, **options: Any) -> None:
+        put_weights(self.model, load_file(Path(checkpoint[0]) / WEIGHTS))
 
 
 def save_weights(model: SentenceTransformer, path: Path) -> None:
