@@ -28,11 +28,13 @@ class Mined:
     """Negatives that were found for rows: places of texts in the data set that they are taken from.
 
     Attributes:
+        key: the hash of all that they depend on: rows, encoder, parameters.
         rows: int64 (N, most), for each row the numbers of other rows, the nearest first, then -1
             where it has fewer.
         texts: int32 (N, most), which text it is there: of the positives, and then of the negatives.
     """
 
+    key: str
     rows: NDArray[np.int64]
     texts: NDArray[np.int32]
 
@@ -55,7 +57,7 @@ class Dataset:
         negatives: hard negatives of every row, after filling up; 0 when no row has any.
         short: rows with fewer than that.
         repeated: rows that are there before.
-        digest: of all rows in their order, whatever the format of the file, and of what was mined.
+        digest: of all rows in their order, whatever the format of the file.
         bad: rows that were left out, the first of them by place and fault.
         bad_count: how many they are.
         mined: negatives that were found for its rows; None where nobody looked for any.

@@ -1,4 +1,4 @@
-"""A model that embeds texts, and what tells it from others without loading it."""
+"""A model that embeds texts."""
 
 from __future__ import annotations
 
@@ -10,39 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checkpoint.locate import HUB_ID, is_folder, locate
-from ..engine.hashing import file_digest
 from ..errors import CheckpointError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-READ = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py", ".tiktoken"}
-"""Endings of files that an embedding may depend on."""
-
-SKIPPED = {"onnx", "openvino"}
-
-POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
-"""What sentence-transformers calls the poolings of plans."""
 
 BATCH = 32
 """Texts that are run at once."""
 
 TINY = 1e-300
 """Less than any length but 0."""
-
-
-def folder_digest(folder: Path) -> dict[str, str]:
-    """The hash of every file of a model that its embeddings may depend on, by its path in it.
-
-    Raises:
-        CheckpointError: when one cannot be read.
-    """
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.suffix in READ and not SKIPPED & set(name.parts) and path.is_file():
-            found[name.as_posix()] = file_digest(path)
-    return found
 
 
 def at_hand(reference: str, folders: tuple[Path, ...]) -> Path | None:
@@ -124,6 +101,7 @@ def _load(folder: Path, pooling: str | None) -> SentenceTransformer:
     from transformers.utils import logging
 
     from ..kernels.torch_backend import choose_device
+    from .models import POOLING
 
     device, options = str(choose_device("auto")), {"dtype": "float32"}
     shown = logging.is_progress_bar_enabled()

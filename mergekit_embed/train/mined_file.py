@@ -58,11 +58,11 @@ def read(key: str, rows: int) -> Found | None:
     whole = digest == _digest(found)
     if not whole or len(found["given"]) != rows:
         return None
-    return Found(Mined(found["rows"], found["texts"]), found["given"])
+    return Found(Mined(key, found["rows"], found["texts"]), found["given"])
 
 
-def write(key: str, found: Found) -> None:
-    """Keep what was found under a key.
+def write(found: Found) -> None:
+    """Keep what was found under its key.
 
     Raises:
         OutputError: when it cannot be written.
@@ -71,10 +71,10 @@ def write(key: str, found: Found) -> None:
 
     tensors: Tensors = {"rows": found.mined.rows, "texts": found.mined.texts, "given": found.given}
     metadata = {"digest": _digest(tensors)}
-    target = folder() / f"{key}.safetensors"
+    target = folder() / f"{found.mined.key}.safetensors"
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{key}.", dir=target.parent)
+        descriptor, partial = tempfile.mkstemp(prefix=f".{target.stem}.", dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(save(tensors, metadata))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,13 +26,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from ..checkpoint.locate import NotFoundError, locate
-from ..engine.hashing import digest_of
 from ..errors import UsageError
 from ..rows import Ranked
 from . import mined_file
 from .data import Dataset, Mined
-from .encoder import Encoder, at_hand, folder_digest
+from .encoder import Encoder, at_hand
 from .nearest import Pairs, Vectors, cosines_of, nearest
+from .record import model_digest
 from .specs import Mining, TrainingPlan
 
 if TYPE_CHECKING:
@@ -40,19 +41,22 @@ if TYPE_CHECKING:
 CHUNK = 4096
 """Texts that are in memory at once, on their way into the model."""
 
-Progress = Callable[[int, int], None]
-"""Told how many texts of how many are embedded."""
+EVERY = 30.0
+"""Seconds between two notes of how far it is."""
+
+Say = Callable[[str], None]
+"""Told in words what is done."""
 
 Hashes = NDArray[np.uint64]
 
 
-def mined(dataset: Dataset, plan: TrainingPlan, progress: Progress | None = None) -> Dataset:
+def mined(dataset: Dataset, plan: TrainingPlan, say: Say | None = None) -> Dataset:
     """The data set with the negatives that are found for it, or were found before.
 
     Args:
         dataset: a data set of the plan; it comes back as it is when it does not ask for any.
         plan: names the model, and says how long texts may be.
-        progress: told of texts as they are embedded.
+        say: told that it begins, and now and then how far it is.
 
     Raises:
         NotFoundError, CheckpointError: when the encoder is not there, broken, or cannot be loaded.
@@ -69,9 +73,9 @@ def mined(dataset: Dataset, plan: TrainingPlan, progress: Progress | None = None
     found = mined_file.read(key, len(dataset))
     if found is None:
         encoder = Encoder(folder, _pooling(plan, wanted), plan.training.max_length)
-        found = _Mine(dataset, wanted, encoder, progress or _silent).found()
-        mined_file.write(key, found)
-    return _with(dataset, found, key)
+        found = _Mine(dataset, wanted, encoder, say).found(key)
+        mined_file.write(found)
+    return _with(dataset, found)
 
 
 def mined_before(dataset: Dataset, plan: TrainingPlan) -> Dataset:
@@ -90,18 +94,14 @@ def mined_before(dataset: Dataset, plan: TrainingPlan) -> Dataset:
         return dataset
     key = _key(dataset, plan, wanted, folder)
     found = mined_file.read(key, len(dataset))
-    return dataset if found is None else _with(dataset, found, key)
+    return dataset if found is None else _with(dataset, found)
 
 
 def mine_all(
-    datasets: Mapping[str, Dataset], plan: TrainingPlan, progress: Progress | None = None
+    datasets: Mapping[str, Dataset], plan: TrainingPlan, say: Say | None = None
 ) -> dict[str, Dataset]:
     """`mined` for every data set of a plan, by name."""
-    return {name: mined(dataset, plan, progress) for name, dataset in datasets.items()}
-
-
-def _silent(done: int, total: int) -> None:
-    """Tell nobody."""
+    return {name: mined(dataset, plan, say) for name, dataset in datasets.items()}
 
 
 def _pooling(plan: TrainingPlan, wanted: Mining) -> str | None:
@@ -116,7 +116,7 @@ def _key(dataset: Dataset, plan: TrainingPlan, wanted: Mining, folder: Path) -> 
         "format": mined_file.FORMAT,
         "rows": dataset.digest,
         "kind": spec.kind,
-        "encoder": folder_digest(folder),
+        "encoder": model_digest(folder),
         "pooling": _pooling(plan, wanted),
         "max_length": plan.training.max_length,
         "query": spec.query,
@@ -127,7 +127,7 @@ def _key(dataset: Dataset, plan: TrainingPlan, wanted: Mining, folder: Path) -> 
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _with(dataset: Dataset, found: mined_file.Found, key: str) -> Dataset:
+def _with(dataset: Dataset, found: mined_file.Found) -> Dataset:
     """The data set with what was found, and its numbers of negatives brought up to date."""
     counts = found.given + (found.mined.rows >= 0).sum(axis=1)
     wanted = min(dataset.spec.negatives, int(counts.max()))
@@ -135,7 +135,6 @@ def _with(dataset: Dataset, found: mined_file.Found, key: str) -> Dataset:
         dataset,
         negatives=wanted,
         short=int((counts < wanted).sum()),
-        digest=digest_of(f"{dataset.digest} {key}".encode()),
         mined=found.mined,
     )
 
@@ -174,11 +173,13 @@ class _Texts:
 class _Mine:
     """The search in one data set."""
 
-    def __init__(self, dataset: Dataset, wanted: Mining, encoder: Encoder, progress: Progress):
+    def __init__(self, dataset: Dataset, wanted: Mining, encoder: Encoder, say: Say | None):
         self._dataset, self._wanted, self._encoder = dataset, wanted, encoder
-        self._progress = progress
-        self._done = 0
         self._read()
+        self._say = say or (lambda text: None)
+        self._done, self._total = 0, len(self._queries) + len(self._documents)
+        self._spoke = time.monotonic()
+        self._say(f"{dataset.spec.name}: hard negatives are mined among {self._total:,} texts")
 
     def _read(self) -> None:
         """Go through all rows once, and remember of their texts the hash and the place."""
@@ -207,8 +208,8 @@ class _Mine:
             np.frombuffer(documents, dtype=np.uint64), self._owners, self._places
         )
 
-    def found(self) -> mined_file.Found:
-        """The negatives of every row."""
+    def found(self, key: str) -> mined_file.Found:
+        """The negatives of every row, under their key."""
         without, answers = self._pairs()
         queries, documents = self._embedded(self._queries), self._embedded(self._documents)
         limits = self._limits(cosines_of(queries, documents, answers), answers)
@@ -217,7 +218,7 @@ class _Mine:
         for block in nearest(queries, documents, without, most, self._encoder.device):
             here = slice(block.first, block.first + len(block.documents))
             chosen[here] = self._passing(block, limits[here])
-        return self._by_row(chosen)
+        return self._by_row(key, chosen)
 
     def _pairs(self) -> tuple[Pairs, Pairs]:
         """The documents of each query that are not mined for it, and those that answer it."""
@@ -259,13 +260,13 @@ class _Mine:
         chosen[:, : order.shape[1]] = np.take_along_axis(kept, order, axis=1)
         return chosen
 
-    def _by_row(self, chosen: NDArray[np.int64]) -> mined_file.Found:
+    def _by_row(self, key: str, chosen: NDArray[np.int64]) -> mined_file.Found:
         """What was chosen for queries, as places of texts for the rows that ask them."""
         numbers = chosen[self._queries.of]
         there = numbers >= 0
         rows = np.where(there, self._documents.rows[numbers], -1)
         texts = np.where(there, self._documents.places[numbers], -1)
-        return mined_file.Found(Mined(rows, texts.astype(np.int32)), self._given)
+        return mined_file.Found(Mined(key, rows, texts.astype(np.int32)), self._given)
 
     def _embedded(self, texts: _Texts) -> Vectors:
         """The unit vectors of texts, in a file that is mapped into memory: (T, dimension)."""
@@ -282,7 +283,10 @@ class _Mine:
                 vectors = mined_file.scratch((len(texts), found.shape[1]))
             vectors[start : start + len(found)] = found
             self._done += len(found)
-            self._progress(self._done, len(self._queries) + len(self._documents))
+            if time.monotonic() - self._spoke >= EVERY:
+                self._spoke = time.monotonic()
+                percent = 100 * self._done // self._total
+                self._say(f"{spec.name}: {percent} % of the texts are embedded")
         assert vectors is not None
         return vectors
 

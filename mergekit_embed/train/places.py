@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoint.locate import is_folder
 from ..checkpoint.reference import split
-from .specs import TrainingPlan
+from .specs import DatasetSpec, TrainingPlan
 
 
 def places(plan: TrainingPlan, path: str) -> list[Path]:
@@ -19,16 +19,22 @@ def places(plan: TrainingPlan, path: str) -> list[Path]:
 
 
 def absolute(plan: TrainingPlan) -> TrainingPlan:
-    """The plan with absolute paths to its data, for processes with other working directories."""
+    """The plan with absolute paths, for processes with other working directories."""
 
     def found(path: str) -> str:
         return next((str(one.absolute()) for one in places(plan, path) if one.exists()), path)
 
-    datasets = {name: replace(one, path=found(one.path)) for name, one in plan.datasets.items()}
+    def spec(one: DatasetSpec) -> DatasetSpec:
+        mine = one.mine
+        if mine is not None and mine.encoder is not None:
+            mine = replace(mine, encoder=found(mine.encoder))
+        return replace(one, path=found(one.path), mine=mine)
+
+    datasets = {name: spec(one) for name, one in plan.datasets.items()}
     stop = plan.early_stop
     if stop is not None:
         stop = replace(stop, task=found(stop.task))
-    return replace(plan, datasets=datasets, early_stop=stop)
+    return replace(plan, model=found(plan.model), datasets=datasets, early_stop=stop)
 
 
 def from_folder(plan: TrainingPlan, reference: str, folder: Path) -> str:

@@ -66,7 +66,7 @@ def fingerprint(
         "pooling": plan.pooling,
         "member": spec,
         "data": [
-            [name, _spec_of(datasets[name]), datasets[name].digest, _digest_of(rows)]
+            [name, _spec_of(datasets[name]), *_digests(datasets[name]), _digest_of(rows)]
             for name, rows in member.rows.items()
         ],
         "order": asdict(plan.order),
@@ -85,6 +85,11 @@ def _spec_of(dataset: Dataset) -> dict[str, Any]:
     for key in ("path", "split", "subset", "columns", "mine", "cluster"):
         del said[key]
     return said | {"negatives": dataset.negatives}
+
+
+def _digests(dataset: Dataset) -> list[str]:
+    """Of its rows, and of the negatives that were mined for them."""
+    return [dataset.digest, *([dataset.mined.key] if dataset.mined else [])]
 
 
 def _digest_of(numbers: Any) -> str:
@@ -238,6 +243,7 @@ def content(
                 "batch_size": dataset.spec.batch_size,
                 "loss": {"name": dataset.spec.loss.name, **dataset.spec.loss.parameters},
                 "digest": dataset.digest,
+                "mined": dataset.mined.key if dataset.mined else None,
             }
             for name, dataset in datasets.items()
         },

@@ -23,6 +23,7 @@ from . import record
 from .bags import Member, members
 from .data import Dataset, open_datasets
 from .merging import merge_recipe, write_recipe
+from .mining import mine_all
 from .places import from_folder, rebased
 from .plan import load
 from .processes import Processes, joined
@@ -112,12 +113,22 @@ def _opened(plan: TrainingPlan, target: Path, processes: Processes, progress: Pr
     base = Path(processes.agree(lambda: locate(plan.model, plan.source.folders)))
     _check_pooling(plan, base)
     processes.agree(lambda: _check(plan, base, target))
+    datasets = _mined(plan, datasets, processes, progress)
     digest = processes.agree(lambda: record.model_digest(base))
     prints = {one.name: record.fingerprint(plan, one, datasets, digest) for one in drawn}
     called = {"name": from_folder(plan, plan.model, target), "digest": digest}
     return Training(
         plan, target, datasets, drawn, base, called, prints, processes, progress, found={}
     )
+
+
+def _mined(
+    plan: TrainingPlan, datasets: Mapping[str, Dataset], processes: Processes, progress: Progress
+) -> dict[str, Dataset]:
+    """The data sets with their hard negatives; one process finds them, the others read them."""
+    if processes.count > 1:
+        processes.agree(lambda: bool(mine_all(datasets, plan, progress.note)))
+    return mine_all(datasets, plan, progress.note)
 
 
 def _check_pooling(plan: TrainingPlan, base: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from mergekit_embed.train.data import Dataset, open_dataset
 from mergekit_embed.train.examples import Examples
 from mergekit_embed.train.mining import mine_all, mined, mined_before
 from mergekit_embed.train.plan import load
+from mergekit_embed.train.progress import Silent
+from mergekit_embed.train.run import train as run_training
 from mergekit_embed.train.specs import TrainingPlan
 
 from .plans import plan_of, rows_of, write_rows
@@ -226,11 +229,13 @@ def test_the_same_content_is_mined_once(fake: Path, tmp_path: Path, cache: Path)
     dataset, plan = opened(fake, write_rows(tmp_path / "a.jsonl", rows))
     assert mined_before(dataset, plan) is dataset
     first = mined(dataset, plan)
-    assert first.digest != dataset.digest
+    assert first.digest == dataset.digest
+    assert first.mined is not None
     again, plan = opened(fake, write_rows(tmp_path / "moved.jsonl", rows))
     for found in (mined(again, plan), mined_before(again, plan)):
         assert [found[i] for i in range(30)] == [first[i] for i in range(30)]
-        assert found.digest == first.digest
+        assert found.mined is not None
+        assert found.mined.key == first.mined.key
     assert Fake.loaded == 1
     assert len(list(cache.iterdir())) == 1
 
@@ -386,3 +391,38 @@ def test_a_dry_run_counts_what_was_mined_and_mines_nothing(
     told = CliRunner().invoke(train, [str(tmp_path / "plan.yaml"), "--dry-run"]).output
     assert "data  a   300 rows, retrieval, info_nce, 7 negatives a row\n" in told
     assert "mined" not in told
+
+
+def test_members_are_trained_on_what_was_mined(tmp_path: Path, cache: Path) -> None:
+    model = build_minilm(tmp_path / "model", 0)
+    random = np.random.default_rng(0)
+    rows = [
+        {"query": " ".join(random.choice(WORDS, 4)), "pos": " ".join(random.choice(WORDS, 6))}
+        for _ in range(24)
+    ]
+    write_rows(tmp_path / "a.jsonl", rows)
+    notes: list[str] = []
+
+    class Telling(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def run(name: str, **mine: Any) -> dict[str, Any]:
+        entry = {"path": str(tmp_path / "a.jsonl"), "kind": "retrieval", "batch_size": 8, **mine}
+        plan = {"model": str(model), "data": {"a": entry}, "members": [100]}
+        plan["training"] = {"learning_rate": 1e-3, "precision": "fp32"}
+        run_training(plan, tmp_path / name, progress=Telling())
+        told: dict[str, Any] = json.loads((tmp_path / name / "training.json").read_text())
+        return told
+
+    without = run("without")
+    found = run("found", mine={"below": 2.0, "keep": 3})
+    assert notes == ["a: hard negatives are mined among 48 texts"]
+    assert (without["data"]["a"]["negatives"], found["data"]["a"]["negatives"]) == (0, 3)
+    assert found["data"]["a"]["mined"] == next(cache.iterdir()).stem
+    prints = [told["members"]["bag-100"]["fingerprint"] for told in (without, found)]
+    assert prints[0] != prints[1]
+    assert without["data"]["a"]["digest"] == found["data"]["a"]["digest"]
+    assert found["cost"]["tokens"] > 1.5 * without["cost"]["tokens"]
+    run("found", mine={"below": 2.0, "keep": 3})
+    assert len(notes) == 1
