@@ -41,6 +41,7 @@ boom-train plan.yaml --list-rows bag-20    # which rows a member is trained on
 boom-train plan.yaml -o out                # out/members/bag-20, ..., out/merge.yaml
 boom-train plan.yaml -o out --merge        # and out/merged
 torchrun --nproc-per-node 4 --no-python boom-train plan.yaml -o out
+boom-train update --model out/merged --new more.jsonl    # see `boom-train update --help`
 ```
 
 Each line of a data file is a JSON object:
@@ -56,8 +57,34 @@ command, and finished members are not trained again. All keys of a plan, and wha
 docs/training.md."""
 
 
+class PlanOrUpdate(click.RichCommand):
+    """The command of plans; with `update` as its first word that of updates.
+
+    No group of two commands, as a plan needs no word before it. `./update` is a plan of that name.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """See `click.Command`."""
+        if args[:1] == ["update"]:
+            from .train_update import update
+
+            return update.make_context(f"{info_name} update", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See `click.Command`."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
 @click.command(
     name="train",
+    cls=PlanOrUpdate,
     help=HELP,
     epilog=EPILOG,
     context_settings=SETTINGS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..checkpoint.locate import is_folder
 from ..checkpoint.reference import split
+from ..recipe.source import plain
 from .specs import DatasetSpec, TrainingPlan
 
 
@@ -58,6 +60,27 @@ def _relative(plan: TrainingPlan, reference: str, folder: Path) -> str:
 def _is_file(plan: TrainingPlan, reference: str) -> bool:
     """A recipe in a file may be a model too."""
     return any(one.is_file() for one in places(plan, reference))
+
+
+def content_in(plan: TrainingPlan, folder: Path) -> dict[str, Any]:
+    """What the plan says, as a file in a folder says it: the same things by their paths from there.
+
+    Without `output`, which would be another folder there.
+    """
+    data: dict[str, Any] = json.loads(json.dumps(plain(plan.source.data)))
+    data.pop("output", None)
+    data["model"] = from_folder(plan, plan.model, folder)
+    for name, entry in data["data"].items():
+        entry["path"] = _relative(plan, plan.datasets[name].path, folder)
+    for entry in (*data["data"].values(), *(data.get("tasks") or {}).values()):
+        mine = entry.get("mine")
+        if mine and mine.get("encoder"):
+            mine["encoder"] = from_folder(plan, mine["encoder"], folder)
+    if data.get("early_stop"):
+        data["early_stop"]["task"] = _relative(plan, data["early_stop"]["task"], folder)
+    if "merge" in data:
+        data["merge"] = json.loads(json.dumps(plain(rebased(plan, folder))))
+    return data
 
 
 def rebased(plan: TrainingPlan, folder: Path) -> Mapping[str, Any]:

@@ -187,6 +187,26 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
     Raises:
         OutputError: when it cannot be read.
     """
+    members = read_all(output).get("members")
+    return members if isinstance(members, dict) else {}
+
+
+def read_update(output: Path) -> dict[str, Any] | None:
+    """What the record in a folder says of the update that it is of; None where it is of none.
+
+    Raises:
+        OutputError: when it cannot be read.
+    """
+    update = read_all(output).get("update")
+    return update if isinstance(update, dict) else None
+
+
+def read_all(output: Path) -> dict[str, Any]:
+    """The record in a folder; nothing where there is none of ours.
+
+    Raises:
+        OutputError: when it cannot be read.
+    """
     path = output / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -198,8 +218,7 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return {}
-    members = content.get("members")
-    return members if isinstance(members, dict) else {}
+    return content
 
 
 def is_finished(found: Mapping[str, Any] | None, wanted: Fingerprint, output: Path) -> bool:

@@ -2,6 +2,7 @@
 
 OUT/members/NAME    the models, each renamed into its place when it is whole
 OUT/merge.yaml      the recipe that merges them, once all are there
+OUT/plan.yaml       the plan, with paths from there
 OUT/training.json   what was trained, on what, and what it took
 OUT/.work/NAME      checkpoints of a member that is not finished
 """
@@ -24,7 +25,7 @@ from .bags import Member, members
 from .data import Dataset, open_datasets
 from .merging import merge_recipe, write_recipe
 from .mining import mine_all
-from .places import from_folder, rebased
+from .places import content_in, from_folder, rebased
 from .plan import load
 from .processes import Processes, joined
 from .progress import Progress, Silent
@@ -34,6 +35,7 @@ from .specs import TrainingPlan
 if TYPE_CHECKING:
     from ..engine import MergeResult
 
+PLAN = "plan.yaml"
 RECIPE = "merge.yaml"
 MERGED = "merged"
 EXECUTORS = ("local", "ray")
@@ -69,6 +71,7 @@ def train(
     ray_address: str | None = None,
     restart: bool = False,
     progress: Progress | None = None,
+    update: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train the members that a plan names, and write the recipe that merges them.
 
@@ -83,6 +86,7 @@ def train(
         ray_address: of the cluster's head; see `mergekit_embed.merge`.
         restart: train all members anew.
         progress: is told how far it is.
+        update: what the record says of the update that this is; None for what it has said before.
 
     Raises:
         RecipeError, DataError, UsageError, NotFoundError, OutputExistsError: before anything is
@@ -99,6 +103,7 @@ def train(
     target = Path(output).expanduser() if output else loaded.target
     with joined() as processes:
         run = _opened(loaded, target, processes, progress or Silent())
+        run.update = update
         with _locked(target, processes):
             trained = run.train(restart=restart, executor=executor, ray_address=ray_address)
             merged = processes.agree(run.merge) if merge else ()
@@ -173,7 +178,10 @@ def _locked(target: Path, processes: Processes) -> Iterator[None]:
 
 @dataclass
 class Training:
-    """A training on its way. `found` is what is known of finished members."""
+    """A training on its way.
+
+    `found` is what is known of finished members, `update` what the record says of an update.
+    """
 
     plan: TrainingPlan
     target: Path
@@ -185,6 +193,7 @@ class Training:
     processes: Processes
     progress: Progress
     found: dict[str, Mapping[str, Any]]
+    update: Mapping[str, Any] | None = None
 
     def train(self, *, restart: bool, executor: str, ray_address: str | None) -> tuple[str, ...]:
         """Every member that is not finished, in the order of the plan; their names."""
@@ -205,15 +214,23 @@ class Training:
             shutil.rmtree(self.target / WORK, ignore_errors=True)
             (self.target / RECORD).unlink(missing_ok=True)
         known = record.read(self.target)
+        self.update = self.update or record.read_update(self.target)
         finished: dict[str, Mapping[str, Any]] = {
             name: known[name]
             for name, wanted in self.prints.items()
             if record.is_finished(known.get(name), wanted, self.target)
         }
         (self.target / WORK).mkdir(parents=True, exist_ok=True)
+        self._write_plan()
         if len(finished) < len(self.members):
             (self.target / RECIPE).unlink(missing_ok=True)
         return finished
+
+    def _write_plan(self) -> None:
+        """The plan beside what it makes: so that all is known there that an update needs."""
+        beside = self.target / f".{PLAN}"
+        write_recipe(beside, content_in(self.plan, self.target), "What the members here are of.")
+        beside.rename(self.target / PLAN)
 
     def _train_here(self, wanted: list[Member]) -> None:
         from .fit import Job, train_member
@@ -246,6 +263,8 @@ class Training:
 
     def _write_record(self) -> None:
         content = record.content(self.plan, self.called, self.datasets, self.found)
+        if self.update is not None:
+            content["update"] = dict(self.update)
         beside = self.target / f".{RECORD}"
         write_json(beside, content)
         beside.rename(self.target / RECORD)
