@@ -164,7 +164,9 @@ def write(
     config = folder / "adapter_config.json"
     if config.is_file():
         content = json.loads(config.read_text(encoding="utf-8"))
-        content["base_model_name_or_path"] = base_name
+        content |= {"base_model_name_or_path": base_name, "inference_mode": True}
+        if isinstance(content["target_modules"], list):
+            content["target_modules"].sort()  # else in an order of its own in every process
         config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
