@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer, SentenceTransformerModelCardData
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def open_base(plan: TrainingPlan, folder: Path) -> SentenceTransformer:
         size = transformer.get_embedding_dimension()
         modules = [transformer, Pooling(size, POOLING[plan.pooling])]
         return SentenceTransformer(modules=modules, **options).float()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:500]
         raise CheckpointError(folder, f"cannot be loaded to be trained: {reason}") from error
 

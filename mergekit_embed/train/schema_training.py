@@ -78,7 +78,8 @@ class TrainingEntry(BaseModel):
     )
     save_every: Positive | None = Field(
         default=None,
-        description="steps between checkpoints that a killed run continues from; by default 5 minutes of time",
+        description="steps between checkpoints that a killed run continues from; by default there "
+        "is one every 5 minutes",
     )
 
 
