@@ -268,12 +268,10 @@ def _evaluator(plan: TrainingPlan) -> Any:
         DataError: when it is not there, or not in order.
     """
     assert plan.early_stop is not None
-    from .dev import evaluator
-
     folder = next((f for f in places(plan, plan.early_stop.task) if f.is_dir()), None)
     if folder is None:
         raise DataError([Problem("early_stop.task", f"there is no folder {plan.early_stop.task}")])
-    return evaluator(folder)
+    return importlib.import_module(".dev", __package__).evaluator(folder)
 
 
 def _device_name() -> str:

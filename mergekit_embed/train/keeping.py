@@ -165,7 +165,8 @@ class Keeping(TrainerCallback):
         kept, step = self.kept, state.global_step
         kept.evaluations.append({"step": step, "score": score})
         sign = 1 if getattr(self.evaluator, "greater_is_better", True) else -1
-        if kept.best_score is None or sign * score > sign * kept.best_score:
+        first = kept.best_score is None and not math.isnan(score)
+        if first or (kept.best_score is not None and sign * score > sign * kept.best_score):
             kept.best_step, kept.best_score, kept.stale = step, score, 0
             self._write(self._best())
             return

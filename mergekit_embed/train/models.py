@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer, SentenceTransformerModelCardData
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def open_base(plan: TrainingPlan, folder: Path) -> SentenceTransformer:
         size = transformer.get_embedding_dimension()
         modules = [transformer, Pooling(size, POOLING[plan.pooling])]
         return SentenceTransformer(modules=modules, **options).float()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:500]
         raise CheckpointError(folder, f"cannot be loaded to be trained: {reason}") from error
 
@@ -164,7 +165,9 @@ def write(
     config = folder / "adapter_config.json"
     if config.is_file():
         content = json.loads(config.read_text(encoding="utf-8"))
-        content["base_model_name_or_path"] = base_name
+        content |= {"base_model_name_or_path": base_name, "inference_mode": True}
+        if isinstance(content["target_modules"], list):
+            content["target_modules"].sort()  # else in an order of its own in every process
         config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
