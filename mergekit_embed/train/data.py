@@ -126,7 +126,10 @@ def open_datasets(plan: TrainingPlan) -> dict[str, Dataset]:
         try:
             found[name] = open_dataset(spec, plan.source.folders, float(plan.bad_rows))
         except DataError as error:
-            problems += error.problems
+            path = ("data", name, "path")
+            problems += [
+                p if p.where else plan.source.problem(path, p.message) for p in error.problems
+            ]
     if problems:
         raise DataError(problems)
     return found
