@@ -109,6 +109,11 @@ class PlanOrUpdate(click.RichCommand):
     metavar="MEMBER",
     help="Print every row that a member is trained on, as data set and `file:line`, and stop.",
 )
+@click.option(
+    "--mine",
+    is_flag=True,
+    help="Mine the hard negatives that the plan asks for, and stop; training finds them then.",
+)
 @click.option("--merge", is_flag=True, help="Merge the members too, into `merged` in the folder.")
 @click.option(
     "--restart", is_flag=True, help="Train all anew, also what is finished or was interrupted."
@@ -141,6 +146,7 @@ def train(
     output: Path | None,
     dry_run: bool,
     list_rows: str | None,
+    mine: bool,
     merge: bool,
     restart: bool,
     executor: str,
@@ -156,6 +162,8 @@ def train(
             _list_rows(loaded, list_rows, as_json=as_json)
         elif dry_run:
             _show_budget(loaded, output, as_json=as_json)
+        elif mine:
+            _mine(loaded, as_json=as_json)
         else:
             run_as: dict[str, Any] = {"merge": merge, "restart": restart}
             run_as |= {"executor": executor, "ray_address": ray_address}
@@ -177,6 +185,28 @@ def _train(
         return
     for line in summary(result):
         click.echo(line)
+
+
+def _mine(plan: TrainingPlan, *, as_json: bool) -> None:
+    from ..train.data import open_datasets
+    from ..train.mining import mine_all
+
+    with shown_training(quiet=as_json) as progress:
+        say = progress.note if progress else None
+        found = mine_all(open_datasets(plan), plan, say)
+    told = {
+        name: {"rows": len(dataset), "negatives": dataset.negatives, "fewer": dataset.short}
+        for name, dataset in found.items()
+        if dataset.mined is not None
+    }
+    if as_json:
+        click.echo(json.dumps({"status": "mined", "data": told}))
+        return
+    for name, one in told.items():
+        fewer = f", {one['fewer']:,} rows have fewer" if one["fewer"] else ""
+        click.echo(f"{name}   {one['rows']:,} rows, {one['negatives']} negatives a row{fewer}")
+    if not told:
+        click.echo("no data set of the plan has `mine`")
 
 
 def _drawn(plan: TrainingPlan) -> tuple[dict[str, Dataset], tuple[Member, ...]]:

@@ -19,7 +19,7 @@ from .bags import Member
 from .data import Dataset
 from .merging import FOLDER
 from .places import places
-from .specs import TrainingPlan
+from .specs import EarlyStop, TrainingPlan
 
 RECORD = "training.json"
 WORK = ".work"
@@ -72,7 +72,7 @@ def fingerprint(
         "order": asdict(plan.order),
         "training": training,
         "lora": asdict(plan.lora) if plan.lora else None,
-        "early_stop": [asdict(stop), _task_digest(plan, stop.task)] if stop else None,
+        "early_stop": _stop_of(plan, stop) if stop else None,
     }
     meaning = digest_of(json.dumps(content, sort_keys=True, default=str).encode())
     exact = digest_of(json.dumps([meaning, versions()], sort_keys=True).encode())
@@ -96,9 +96,10 @@ def _digest_of(numbers: Any) -> str:
     return digest_of(numbers.astype("<i8").tobytes())
 
 
-def _task_digest(plan: TrainingPlan, task: str) -> str:
-    folder = next((one for one in places(plan, task) if one.is_dir()), None)
-    return folder_digest(folder) if folder else ""
+def _stop_of(plan: TrainingPlan, stop: EarlyStop) -> list[Any]:
+    """When training stops early: by what is in the folder of the dev task, wherever that lies."""
+    folder = next((one for one in places(plan, stop.task) if one.is_dir()), None)
+    return [stop.every, stop.patience, folder_digest(folder) if folder else ""]
 
 
 OF_MODELS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".safetensors", ".bin"}

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from ..recipe.tables import keys, table
 from .layouts import TAKES
 from .objectives import DEFAULTS
+from .reference_texts import DEV, MINING, UPDATES
 from .schedules import ORDERS
 from .schema import (
     DatasetEntry,
@@ -187,6 +188,7 @@ def markdown() -> str:
         *table(head, (row for row in keys(DatasetEntry) if row not in shared)),
         *section("A `prompt`:", PromptEntry),
         *section("A `loss`:", LossEntry),
+        MINING,
         *section("What `mine` says:", MineEntry),
         BAGS,
         *section("Each entry of `members`:", MemberEntry),
@@ -199,7 +201,9 @@ def markdown() -> str:
         *section("What `training` says:", TrainingEntry),
         *section("What `lora` says:", LoraEntry),
         *section("What `early_stop` says:", EarlyStopEntry),
+        DEV,
         MERGE,
+        UPDATES,
     ]
     return "\n".join(parts).rstrip() + "\n"
 

@@ -426,3 +426,19 @@ def test_members_are_trained_on_what_was_mined(tmp_path: Path, cache: Path) -> N
     assert found["cost"]["tokens"] > 1.5 * without["cost"]["tokens"]
     run("found", mine={"below": 2.0, "keep": 3})
     assert len(notes) == 1
+
+
+def test_the_command_mines_and_stops(fake: Path, tmp_path: Path, cache: Path) -> None:
+    file = write_rows(tmp_path / "a.jsonl", rows_of("retrieval", 30))
+    entry = f"{{path: {file}, kind: retrieval, mine: {{below: 2.0}}}}"
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"model: {fake}\ndata:\n  a: {entry}\n  b: {{path: {file}, kind: pair}}\n")
+    for _ in range(2):
+        ran = CliRunner().invoke(train, [str(plan), "--mine"])
+        assert (ran.exit_code, ran.stdout) == (0, "a   30 rows, 7 negatives a row\n")
+    assert len(list(cache.iterdir())) == Fake.loaded == 1
+    told = json.loads(CliRunner().invoke(train, [str(plan), "--mine", "--json"]).stdout)
+    assert told["data"] == {"a": {"rows": 30, "negatives": 7, "fewer": 0}}
+    plan.write_text(f"model: {fake}\ndata:\n  b: {{path: {file}, kind: pair}}\n")
+    ran = CliRunner().invoke(train, [str(plan), "--mine"])
+    assert ran.stdout == "no data set of the plan has `mine`\n"

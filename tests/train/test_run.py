@@ -81,7 +81,8 @@ def finished(shared: Path, place: Path) -> Path:
 
 def test_what_a_training_leaves(shared: Path) -> None:
     out = shared / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["members", "merge.yaml", "training.json"]
+    names = ["members", "merge.yaml", "plan.yaml", "training.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert sorted(path.name for path in (out / "members").iterdir()) == ["bag-100", "bag-50"]
     assert not list(shared.glob(".*"))
 
@@ -117,6 +118,38 @@ def test_the_whole_folder_may_be_moved(finished: Path) -> None:
         (finished / name).rename(finished / "run" / name)
     mergekit_embed.merge(finished / "run" / "out" / "merge.yaml", finished / "merged")
     assert (finished / "merged" / "model.safetensors").is_file()
+
+
+def test_the_plan_beside_the_members_says_the_same_from_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "base", place / "encoder")
+    write_rows(place / "dev" / "pairs.jsonl", rows_of("sts", 4))
+    retrieval = {"path": "q.jsonl", "kind": "retrieval", "negatives": 2}
+    mine = {"encoder": "encoder", "below": 2.0}
+    given = plan(
+        place,
+        data={"q": retrieval | {"mine": mine}, "r": retrieval | {"task": "other"}},
+        tasks={"other": {"mine": mine}},
+        early_stop={"task": "dev", "every": 2},
+        merge={"merge_method": "multislerp", "models": [{"model": "encoder"}]},
+        weights="equal",
+        output="somewhere",
+    )
+    monkeypatch.setenv("MERGEKIT_EMBED_CACHE", str(place / "cache"))
+    train(given, place / "deep" / "out")
+    monkeypatch.chdir("/")
+    beside = load(place / "deep" / "out" / "plan.yaml")
+    assert beside.output is None
+    assert beside.model == "../../base"
+    assert beside.early_stop is not None
+    assert beside.early_stop.task == "../../dev"
+    for spec in beside.datasets.values():
+        assert spec.path == "../../q.jsonl"
+        assert spec.mine is not None
+        assert (spec.mine.encoder, spec.mine.below) == ("../../encoder", 2.0)
+    assert beside.merge["models"] == [{"model": "../../encoder"}]
+    assert train(beside, place / "deep" / "out").trained == ()
 
 
 def test_merging_at_once_gives_what_merging_later_gives(finished: Path) -> None:

@@ -70,6 +70,7 @@ def test_killed_at_random_places(place: Path, name: str) -> None:
         assert sorted(path.name for path in out.iterdir()) == [
             "members",
             "merge.yaml",
+            "plan.yaml",
             "training.json",
         ]
 
