@@ -84,8 +84,7 @@ def nearest(
             rows = torch.from_numpy(pairs.queries[here] - first).to(device)
             columns = torch.from_numpy(pairs.documents[here] - start).to(device)
             cosines[rows, columns] = -torch.inf
-            both = torch.cat([best, _ranks(cosines, start)], dim=1)
-            best = both.topk(min(top, both.shape[1]), dim=1).values
+            best = _largest(torch.cat([best, _largest(_ranks(cosines, start), top)], dim=1), top)
         yield _found(first, best.cpu().numpy(), top)
 
 
@@ -106,6 +105,11 @@ def _on(device: str, vectors: Vectors) -> torch.Tensor:
     return torch.from_numpy(vectors.astype(np.float64)).to(device)
 
 
+def _largest(ranks: torch.Tensor, count: int) -> torch.Tensor:
+    """The largest of every row, in descending order: (rows, up to count)."""
+    return ranks.topk(min(count, ranks.shape[1]), dim=1).values
+
+
 LOW = 2**32 - 1
 
 
@@ -117,10 +121,10 @@ def _ranks(cosines: torch.Tensor, start: int) -> torch.Tensor:
     """
     import torch
 
-    bits = (cosines + 0.0).view(torch.int32)  # -0.0 becomes 0.0, which is no other cosine
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    bits = cosines.add_(0.0).view(torch.int32)  # -0.0 becomes 0.0, which is no other cosine
+    ordered = ((bits >> 31).bitwise_and_(0x7FFFFFFF)).bitwise_xor_(bits).long()
     numbers = torch.arange(start, start + cosines.shape[1], device=cosines.device)
-    return (ordered << 32) | (LOW - numbers)
+    return ordered.bitwise_left_shift_(32).bitwise_or_(LOW - numbers)
 
 
 def _found(first: int, ranks: NDArray[np.int64], top: int) -> Nearest:
