@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from ..recipe.tables import keys, table
 from .layouts import TAKES
 from .objectives import DEFAULTS
+from .reference_running import FILES, RESULTS, RUNNING
 from .schedules import ORDERS
 from .schema import (
     DatasetEntry,
@@ -48,7 +49,7 @@ members: [20, 40, 60, 80, 100]         # percent of the rows of every data set
 boom-train plan.yaml --dry-run             # rows, batches, steps and tokens of every member
 boom-train plan.yaml --list-rows bag-20    # every row that a member is trained on
 boom-train plan.yaml -o out                # out/members/bag-20, ..., out/merge.yaml
-boom-merge out/merge.yaml
+boom-train plan.yaml -o out --merge        # and out/merged
 ```
 
 Defaults are those of BOOM (arXiv 2602.05787) where it says: the bags {20, 40, 60, 80, 100},
@@ -200,6 +201,9 @@ def markdown() -> str:
         *section("What `lora` says:", LoraEntry),
         *section("What `early_stop` says:", EarlyStopEntry),
         MERGE,
+        RUNNING,
+        *table(("file", "what it is"), FILES),
+        RESULTS,
     ]
     return "\n".join(parts).rstrip() + "\n"
 
