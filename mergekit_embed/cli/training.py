@@ -25,7 +25,7 @@ class _Member:
     title: str
     first: int
     steps: int
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
     step: int = 0
     loss: float | None = None
 

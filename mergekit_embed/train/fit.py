@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import json
@@ -87,7 +88,12 @@ def train_member(job: Job, processes: Processes, progress: Progress) -> dict[str
     with _quiet(), _deterministic():
         run = _Run(job, processes, progress)
         run.train(checkpoint)
-        return processes.agree(run.finish)
+        told = processes.agree(run.finish)
+    del run
+    gc.collect()  # models and trainers refer to each other; the next member needs their memory
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return told
 
 
 def _checkpoint(job: Job) -> Path | None:

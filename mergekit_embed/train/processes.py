@@ -109,10 +109,12 @@ def check_device(plan: TrainingPlan, processes: Processes) -> list[str]:
         if precision == "fp16":
             message = "`precision: fp16` needs a GPU; on a CPU take fp32 or bf16"
             raise UsageError(message)
-    elif torch.cuda.is_available():
-        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            name = torch.cuda.get_device_name()
-            raise UsageError(f"`precision: bf16` is more than a {name} can; take fp16 or fp32")
+    else:
+        from transformers.utils.import_utils import is_torch_bf16_gpu_available
+
+        if precision == "bf16" and not is_torch_bf16_gpu_available():
+            message = "`precision: bf16` is more than this device can; take fp32 or fp16"
+            raise UsageError(message)
         there = torch.cuda.device_count()
         if there > 1 and processes.count == 1:
             notes.append(

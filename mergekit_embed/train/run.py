@@ -194,7 +194,7 @@ class Training:
         return tuple(one.name for one in wanted)
 
     def _begin(self, *, restart: bool) -> dict[str, Mapping[str, Any]]:
-        """What is finished. What is to be done anew, or was for nobody, goes away."""
+        """What is finished. Checkpoints of what is not to be trained any more go away."""
         if restart:
             shutil.rmtree(self.target / WORK, ignore_errors=True)
             (self.target / RECORD).unlink(missing_ok=True)
@@ -205,6 +205,9 @@ class Training:
             if record.is_finished(known.get(name), wanted, self.target)
         }
         (self.target / WORK).mkdir(parents=True, exist_ok=True)
+        for folder in (self.target / WORK).iterdir():
+            if folder.name not in self.prints or folder.name in finished:
+                shutil.rmtree(folder)
         if len(finished) < len(self.members):
             (self.target / RECIPE).unlink(missing_ok=True)
         return finished

@@ -554,6 +554,26 @@ def test_early_stop_keeps_the_best(
     assert difference(weights(place / "out" / "members" / "bag-100"), after_steps[best - 1]) == 0
 
 
+def test_early_stop_takes_evaluators_of_sentence_transformers(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    from mergekit_embed.train import fit
+
+    pairs = rows_of("sts", 12)
+    texts = [[row[key] for row in pairs] for key in ("sentence1", "sentence2", "score")]
+    task = EmbeddingSimilarityEvaluator(*texts, name="dev")
+    monkeypatch.setattr(fit, "_evaluator", lambda plan: task)
+    (place / "dev").mkdir()
+    stop = {"task": "dev", "every": 3, "patience": 9}
+    train(plan(place, early_stop=stop, training={"steps": 7}), place / "out")
+    told = record(place / "out")["members"]["bag-100"]
+    assert [one["step"] for one in told["evaluations"]] == [3, 6, 7]
+    member = SentenceTransformer(str(place / "out" / "members" / "bag-100"), device="cpu")
+    assert task(member)["dev_spearman_cosine"] == pytest.approx(told["best"]["score"])
+
+
 def test_early_stop_goes_with_no_other_choice_of_weights(place: Path) -> None:
     stop = {"task": "dev"}
     for more in ({"ema": 0.9}, {"checkpoints": [50, 100]}):
