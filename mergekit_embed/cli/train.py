@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
 from .console import ends_with_failure, run
 from .options import SETTINGS, markdown_help
-from .training import as_dict, shown_training, summary
+from .training import as_dict, is_first, one_voice, shown_training, summary
 
 if TYPE_CHECKING:
     from ..train.bags import Member
@@ -156,7 +155,7 @@ def train(
     """Check the plan and its data, then show what is asked for, or train."""
     from ..train.plan import load
 
-    with ends_with_failure(context, as_json=as_json):
+    with one_voice(), ends_with_failure(context, as_json=as_json):
         loaded = load(plan)
         if list_rows is not None:
             _list_rows(loaded, list_rows, as_json=as_json)
@@ -175,7 +174,7 @@ def _train(
 ) -> None:
     from ..train.run import train as train_members
 
-    first = os.environ.get("RANK", "0") == "0"  # of processes that a launcher has started
+    first = is_first()
     with shown_training(quiet=as_json or not first) as progress:
         result = train_members(plan, output, progress=progress, **run_as)
     if not first:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import rich_click as click
 
 from .console import ends_with_failure, show_notes
 from .options import SETTINGS, json_option, markdown_help
-from .training import as_dict, shown_training, summary
+from .training import as_dict, is_first, one_voice, shown_training, summary
 
 if TYPE_CHECKING:
     from ..train.update import Update
@@ -98,7 +97,7 @@ def update(
     """Show what the update takes, or make it."""
     from ..train.update import plan_update
 
-    with ends_with_failure(context, as_json=as_json):
+    with one_voice(), ends_with_failure(context, as_json=as_json):
         planned = plan_update(
             model, new, history, ratio=history_ratio, base=base, plan=plan, output=output
         )
@@ -115,13 +114,10 @@ def update(
 def _make(planned: Update, *, merge: bool, restart: bool, as_json: bool) -> None:
     from ..train.update import update as make
 
-    first = os.environ.get("RANK", "0") == "0"  # of processes that a launcher has started
-    if first and not as_json:
+    if not as_json:
         show_notes(planned.notes)
-    with shown_training(quiet=as_json or not first) as progress:
+    with shown_training(quiet=as_json or not is_first()) as progress:
         result = make(planned, merge=merge, restart=restart, progress=progress)
-    if not first:
-        return
     if as_json:
         told = {"status": "done", **as_dict(result), "update": planned.about}
         click.echo(json.dumps({**told, "notes": list(planned.notes)}))

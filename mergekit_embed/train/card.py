@@ -78,7 +78,11 @@ def describe(
 
 
 def tell_curve(model: SentenceTransformer, curve: Sequence[Mapping[str, float]]) -> None:
-    """Add the losses of a run, as `record` has them, to a model's card."""
+    """Add the losses of a run, as `record` has them, to a model's card.
+
+    Evaluations have no part in it: the last need not be that of the weights that are kept.
+    """
+    model.model_card_data.eval_results_dict = {}
     model.model_card_data.training_logs = [
         {"Epoch": point["epoch"], "Step": point["step"], "Training Loss": point["loss"]}
         for point in curve

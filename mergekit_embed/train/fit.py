@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import json
@@ -22,7 +23,7 @@ from ..engine.manifest import public_name
 from ..engine.staging import Staging, sync, write_json
 from ..errors import DataError, Problem, UsageError
 from . import losses
-from .arguments import arguments, check_device
+from .arguments import arguments
 from .bags import Member
 from .batches import Columns, Order, Rows, steps_of
 from .card import describe, tell_curve
@@ -85,11 +86,14 @@ def train_member(job: Job, processes: Processes, progress: Progress) -> dict[str
     """
     checkpoint = processes.agree(lambda: _checkpoint(job))
     with _quiet(), _deterministic():
-        for note in check_device(job.plan, processes):
-            progress.note(note)
         run = _Run(job, processes, progress)
         run.train(checkpoint)
-        return processes.agree(run.finish)
+        told = processes.agree(run.finish)
+    del run
+    gc.collect()  # models and trainers refer to each other; the next member needs their memory
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return told
 
 
 def _checkpoint(job: Job) -> Path | None:

@@ -64,7 +64,8 @@ boom-train update --model out-3/merged --new more.jsonl --dry-run     # what it 
 Beside a model that `boom-train` has made lie `plan.yaml` and `training.json`, and with them base,
 data, settings and seed; for one that was moved away, name its plan with `--plan out/plan.yaml`. For
 any other model say them with `--base`, `--history` (files, as those of `--new`) and `--plan`. A new
-data set has the settings in which the known ones of its kind agree. {" ".join(RULE.split())}
+data set has the settings in which the known ones of its kind agree. Its kind may stand before the
+file. {RULE}
 
 The core is 40 percent of every data set that the model has learnt (`--history-ratio 0.4`). Which
 rows these are follows from seed, name and contents of the data set (see above, by the name `core`),

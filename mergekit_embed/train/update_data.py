@@ -21,8 +21,9 @@ Entry = dict[str, Any]
 KINDS: tuple[str, ...] = typing.get_args(Kind)
 
 RULE = """\
-Without a kind it is that of the first row: `label` makes it classification, `score` sts,
-`sentence1` without a score pair, `query` or `anchor` retrieval."""
+Without one, it is that of the first row: `label` makes it classification, `score` sts, `sentence1`
+without a score pair, `query` or `anchor` retrieval."""
+"""How `kind_of` tells."""
 
 
 def entries(
