@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,7 @@ def train(
     """Check the plan and its data, then show what is asked for, or train."""
     from ..train.plan import load
 
-    with ends_with_failure(context, as_json=as_json):
+    with _one_voice(), ends_with_failure(context, as_json=as_json):
         loaded = load(plan)
         if list_rows is not None:
             _list_rows(loaded, list_rows, as_json=as_json)
@@ -175,7 +176,7 @@ def _train(
 ) -> None:
     from ..train.run import train as train_members
 
-    first = os.environ.get("RANK", "0") == "0"  # of processes that a launcher has started
+    first = _is_first()
     with shown_training(quiet=as_json or not first) as progress:
         result = train_members(plan, output, progress=progress, **run_as)
     if not first:
@@ -207,6 +208,21 @@ def _mine(plan: TrainingPlan, *, as_json: bool) -> None:
         click.echo(f"{name}   {one['rows']:,} rows, {one['negatives']} negatives a row{fewer}")
     if not told:
         click.echo("no data set of the plan has `mine`")
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes that a launcher has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Let only the first of several processes say what all of them find."""
+    if _is_first():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _drawn(plan: TrainingPlan) -> tuple[dict[str, Dataset], tuple[Member, ...]]:

@@ -22,7 +22,7 @@ from ..engine.manifest import public_name
 from ..engine.staging import Staging, sync, write_json
 from ..errors import DataError, Problem, UsageError
 from . import losses
-from .arguments import arguments, check_device
+from .arguments import arguments
 from .bags import Member
 from .batches import Columns, Order, Rows, steps_of
 from .card import describe, tell_curve
@@ -85,8 +85,6 @@ def train_member(job: Job, processes: Processes, progress: Progress) -> dict[str
     """
     checkpoint = processes.agree(lambda: _checkpoint(job))
     with _quiet(), _deterministic():
-        for note in check_device(job.plan, processes):
-            progress.note(note)
         run = _Run(job, processes, progress)
         run.train(checkpoint)
         return processes.agree(run.finish)

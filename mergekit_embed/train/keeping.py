@@ -125,7 +125,8 @@ class Keeping(TrainerCallback):
         if end and not last:
             control.should_training_stop = self.interrupted = True
         if (save or end) and not last:
-            control.should_save = True
+            # A log too: what the loss was since the last one is not in a checkpoint.
+            control.should_save = control.should_log = True
         self._progress.stepped(self._spec.name, step, None)
 
     def on_log(

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..errors import MergekitEmbedError
+from ..errors import MergekitEmbedError, UsageError
+from .specs import TrainingPlan
 
 Found = TypeVar("Found")
 
@@ -93,6 +94,38 @@ def has_accelerator() -> bool:
     import torch
 
     return torch.accelerator.is_available()
+
+
+def check_device(plan: TrainingPlan, processes: Processes) -> list[str]:
+    """Refuse what the device cannot do, and tell what it could do better.
+
+    Raises:
+        UsageError: for a precision that it does not have, or batches that cannot be shared out.
+    """
+    import torch
+
+    precision, notes = plan.training.precision, list[str]()
+    if not has_accelerator():
+        if precision == "fp16":
+            message = "`precision: fp16` needs a GPU; on a CPU take fp32 or bf16"
+            raise UsageError(message)
+    elif torch.cuda.is_available():
+        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            name = torch.cuda.get_device_name()
+            raise UsageError(f"`precision: bf16` is more than a {name} can; take fp16 or fp32")
+        there = torch.cuda.device_count()
+        if there > 1 and processes.count == 1:
+            notes.append(
+                f"of {there} GPUs one is used; `torchrun --nproc-per-node {there} --no-python "
+                "boom-train ...` uses all"
+            )
+    for spec in plan.datasets.values():
+        if spec.batch_size % processes.count:
+            raise UsageError(
+                f"{spec.name}: batches of {spec.batch_size} rows cannot be shared out among "
+                f"{processes.count} processes; choose a `batch_size` that is a multiple"
+            )
+    return notes
 
 
 def _device() -> Any:

@@ -27,7 +27,7 @@ from .merging import merge_recipe, write_recipe
 from .mining import mine_all
 from .places import content_in, from_folder, rebased
 from .plan import load
-from .processes import Processes, joined
+from .processes import Processes, check_device, joined
 from .progress import Progress, Silent
 from .record import RECORD, WORK, Fingerprint
 from .specs import TrainingPlan
@@ -102,7 +102,7 @@ def train(
     loaded = load(plan)
     target = Path(output).expanduser() if output else loaded.target
     with joined() as processes:
-        run = _opened(loaded, target, processes, progress or Silent())
+        run = _opened(loaded, target, executor, processes, progress or Silent())
         run.update = update
         with _locked(target, processes):
             trained = run.train(restart=restart, executor=executor, ray_address=ray_address)
@@ -111,13 +111,18 @@ def train(
     return TrainingResult(target, run.found, trained, target / RECIPE, merged, seconds)
 
 
-def _opened(plan: TrainingPlan, target: Path, processes: Processes, progress: Progress) -> Training:
+def _opened(
+    plan: TrainingPlan, target: Path, executor: str, processes: Processes, progress: Progress
+) -> Training:
     """A training with its data, members and base, all checked; nothing is written."""
     datasets = open_datasets(plan)
     drawn = members(plan, datasets)
     base = Path(processes.agree(lambda: locate(plan.model, plan.source.folders)))
     _check_pooling(plan, base)
     processes.agree(lambda: _check(plan, base, target))
+    if executor == "local":  # machines of a cluster look themselves
+        for note in processes.agree(lambda: check_device(plan, processes)):
+            progress.note(note)
     datasets = _mined(plan, datasets, processes, progress)
     digest = processes.agree(lambda: record.model_digest(base))
     prints = {one.name: record.fingerprint(plan, one, datasets, digest) for one in drawn}

@@ -20,7 +20,7 @@ from ..version import __version__
 from .bags import members
 from .data import open_datasets
 from .mining import mine_all
-from .processes import Processes
+from .processes import Processes, check_device
 from .record import WORK, fingerprint, model_digest
 from .specs import TrainingPlan
 
@@ -130,6 +130,8 @@ def _train(order: Order, progress: _Telling) -> dict[str, Any]:
             "the training was started on; with the executor `ray` they have to lie on storage "
             "that all machines share"
         )
+    for note in check_device(plan, Processes()):
+        progress.note(note)
     job = Job(plan, member, datasets, order.base, order.output, found, order.number, order.count)
     return train_member(job, Processes(), progress)
 
