@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
 from .console import ends_with_failure, run
 from .options import SETTINGS, markdown_help
+from .training import as_dict, shown_training, summary
 
 if TYPE_CHECKING:
     from ..train.bags import Member
@@ -38,7 +39,8 @@ members: [20, 40, 60, 80, 100]
 boom-train plan.yaml --dry-run             # rows, steps and tokens of every member
 boom-train plan.yaml --list-rows bag-20    # which rows a member is trained on
 boom-train plan.yaml -o out                # out/members/bag-20, ..., out/merge.yaml
-boom-merge out/merge.yaml
+boom-train plan.yaml -o out --merge        # and out/merged
+torchrun --nproc-per-node 4 --no-python boom-train plan.yaml -o out
 ```
 
 Each line of a data file is a JSON object:
@@ -49,7 +51,9 @@ Each line of a data file is a JSON object:
 """
 
 EPILOG = """Exit codes: 0 done; 2 the plan, its data or the command line is wrong, nothing was
-touched; 1 anything else. All keys of a plan, and what they mean: docs/training.md."""
+touched; 1 anything else. A training that was interrupted or killed continues with the same
+command, and finished members are not trained again. All keys of a plan, and what they mean:
+docs/training.md."""
 
 
 @click.command(
@@ -78,6 +82,24 @@ touched; 1 anything else. All keys of a plan, and what they mean: docs/training.
     metavar="MEMBER",
     help="Print every row that a member is trained on, as data set and `file:line`, and stop.",
 )
+@click.option("--merge", is_flag=True, help="Merge the members too, into `merged` in the folder.")
+@click.option(
+    "--restart", is_flag=True, help="Train all anew, also what is finished or was interrupted."
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to train: here, or each member on a machine of a Ray cluster, all of which see "
+    "model, data and output on the same storage.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="The head of the Ray cluster. Default: the cluster that this machine belongs to, else "
+    "this machine alone.",
+)
 @click.option(
     "--json",
     "as_json",
@@ -92,6 +114,10 @@ def train(
     output: Path | None,
     dry_run: bool,
     list_rows: str | None,
+    merge: bool,
+    restart: bool,
+    executor: str,
+    ray_address: str | None,
     as_json: bool,
 ) -> None:
     """Check the plan and its data, then show what is asked for, or train."""
@@ -104,18 +130,26 @@ def train(
         elif dry_run:
             _show_budget(loaded, output, as_json=as_json)
         else:
-            _train(loaded, output, as_json=as_json)
+            run_as: dict[str, Any] = {"merge": merge, "restart": restart}
+            run_as |= {"executor": executor, "ray_address": ray_address}
+            _train(loaded, output, run_as, as_json=as_json)
 
 
-def _train(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:
-    try:
-        running = importlib.import_module("mergekit_embed.train.run")
-    except ModuleNotFoundError as error:
-        if error.name != "mergekit_embed.train.run":
-            raise
-        message = "this version shows plans (--dry-run, --list-rows) and does not train yet"
-        raise click.ClickException(message) from error
-    running.train(plan, output, as_json=as_json)
+def _train(
+    plan: TrainingPlan, output: Path | None, run_as: dict[str, Any], *, as_json: bool
+) -> None:
+    from ..train.run import train as train_members
+
+    first = os.environ.get("RANK", "0") == "0"  # of processes that a launcher has started
+    with shown_training(quiet=as_json or not first) as progress:
+        result = train_members(plan, output, progress=progress, **run_as)
+    if not first:
+        return
+    if as_json:
+        click.echo(json.dumps({"status": "done", **as_dict(result)}))
+        return
+    for line in summary(result):
+        click.echo(line)
 
 
 def _drawn(plan: TrainingPlan) -> tuple[dict[str, Dataset], tuple[Member, ...]]:
