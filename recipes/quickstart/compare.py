@@ -2,7 +2,7 @@
 
     python recipes/quickstart/compare.py demo
 
-reads demo/base, demo/members/* and demo/merged. Further merges to compare are named after the
+reads demo/base, demo/trained/members/* and demo/merged. Further merges to compare are named after the
 folder: `compare.py demo demo/merged demo/another`.
 """
 
@@ -118,11 +118,11 @@ def main() -> None:
     parser.add_argument("merges", type=Path, nargs="*", help="merges to compare (FOLDER/merged)")
     options = parser.parse_args()
     folder: Path = options.folder
-    members = [folder / "members" / domain for domain in DOMAINS]
+    members = [folder / "trained" / "members" / domain for domain in DOMAINS]
     merges: list[Path] = options.merges or [folder / "merged"]
     folders = [folder / "base", *members, *merges]
     for path, remedy in [
-        *((path, f"boom-train recipes/quickstart/plan.yaml -o {folder}") for path in folders[:4]),
+        *((path, f"boom-train recipes/quickstart/plan.yaml") for path in folders[:4]),
         *((path, f"boom-merge recipes/quickstart.yaml -o {path}") for path in merges),
     ]:
         if not (path / "modules.json").is_file():
