@@ -2,8 +2,8 @@
 
     python recipes/quickstart/compare.py demo
 
-reads demo/base, demo/trained/members/* and demo/merged. Further merges to compare are named after the
-folder: `compare.py demo demo/merged demo/another`.
+reads demo/base, demo/trained/members/* and demo/merged. Further merges to compare are named after
+the folder: `compare.py demo demo/merged demo/another`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def main() -> None:
     merges: list[Path] = options.merges or [folder / "merged"]
     folders = [folder / "base", *members, *merges]
     for path, remedy in [
-        *((path, f"boom-train recipes/quickstart/plan.yaml") for path in folders[:4]),
+        *((path, "boom-train recipes/quickstart/plan.yaml") for path in folders[:4]),
         *((path, f"boom-merge recipes/quickstart.yaml -o {path}") for path in merges),
     ]:
         if not (path / "modules.json").is_file():
