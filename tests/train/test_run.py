@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from tiny_models import build_qwen3
 from tokenizers import Tokenizer
 
 import mergekit_embed
@@ -151,6 +153,55 @@ def test_the_plan_beside_the_members_says_the_same_from_there(
         assert (spec.mine.encoder, spec.mine.below) == ("../../encoder", 2.0)
     assert beside.merge["models"] == [{"model": "../../encoder"}]
     assert train(beside, place / "deep" / "out").trained == ()
+
+
+def test_a_bare_decoder_pools_as_the_plan_says(place: Path) -> None:
+    build_qwen3(place / "whole", seed=1)
+    model = SentenceTransformer(str(place / "whole"), device="cpu")
+    model[0].model.save_pretrained(place / "decoder")
+    model.tokenizer.save_pretrained(place / "decoder")
+    wanted = plan(
+        place,
+        model="./decoder",
+        pooling="last",
+        members=[50, 100],
+        training={"precision": "bf16", "steps": 4},
+    )
+    result = train(wanted, place / "out", merge=True)
+    (note,) = result.merged[0].notes
+    assert "has no modules.json; all files but the weights come from members/bag-50" in note
+    for folder in ("members/bag-50", "members/bag-100", "merged"):
+        found = SentenceTransformer(str(place / "out" / folder), device="cpu")
+        assert found[1].pooling_mode == "lasttoken"
+        assert found.dtype == torch.float32
+    assert difference(weights(place / "out" / "members" / "bag-50"), weights(place / "decoder")) > 0
+
+
+def test_adapters_are_folded_in_or_kept(place: Path) -> None:
+    build_qwen3(place / "decoder", seed=1)
+    common: dict[str, Any] = {"model": "./decoder", "members": [60, 100], "training": {"steps": 6}}
+    lora = {"r": 3, "alpha": 12, "dropout": 0.1}
+    train(plan(place, lora={**lora, "fold": True}, **common), place / "folded", merge=True)
+    train(plan(place, lora={**lora, "fold": False}, **common), place / "kept", merge=True)
+    before = weights(place / "decoder")
+    for name in ("bag-60", "bag-100"):
+        adapter = load_file(place / "kept" / "members" / name / "adapter_model.safetensors")
+        folded = weights(place / "folded" / "members" / name)
+        assert folded.keys() == before.keys()
+        for key, weight in before.items():
+            down = adapter.get(f"base_model.model.{key.removesuffix('.weight')}.lora_A.weight")
+            up = adapter.get(f"base_model.model.{key.removesuffix('.weight')}.lora_B.weight")
+            if down is None or up is None:
+                assert np.array_equal(folded[key], weight)
+            else:
+                expected = weight.astype("f8") + 4 * (up.astype("f8") @ down.astype("f8"))
+                assert np.abs(folded[key] - expected).max() < 1e-7
+                assert np.abs(up).max() > 1e-4
+        config = json.loads((place / "kept" / "members" / name / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "decoder"
+    assert "../decoder+members/bag-60" in (place / "kept" / "merge.yaml").read_text()
+    merged = [weights(place / out / "merged") for out in ("folded", "kept")]
+    assert difference(*merged) < 1e-6
 
 
 def test_merging_at_once_gives_what_merging_later_gives(finished: Path) -> None:
