@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from tiny_models import build_qwen3
+from tokenizers import Tokenizer
 
 import mergekit_embed
 from mergekit_embed.engine.staging import held
@@ -468,6 +469,26 @@ def test_texts_are_cut_in_training_and_not_in_the_member(place: Path) -> None:
     assert told["tokens"] <= 4 * 4 * told["examples"]
     folder = str(place / "out" / "members" / "bag-100")
     assert SentenceTransformer(folder, device="cpu").max_seq_length == 64
+
+
+@pytest.mark.parametrize(
+    "cut", [None, {"max_length": 40, "stride": 0, "strategy": "longest_first", "direction": "left"}]
+)
+def test_the_tokenizer_is_stored_as_it_was(cut: dict[str, Any] | None, place: Path) -> None:
+    """Not with the length that training has cut to, nor padding to the longest of a batch."""
+    file = place / "base" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if cut is not None:
+        tokenizer.enable_truncation(**cut)
+        tokenizer.enable_padding(length=7)
+    tokenizer.save(str(file))
+    train(plan(place, training={"max_length": 8}), place / "out")
+    written = Tokenizer.from_file(str(place / "out" / "members" / "bag-100" / "tokenizer.json"))
+    assert written.truncation == tokenizer.truncation
+    assert written.padding == tokenizer.padding
+    assert written.get_vocab() == tokenizer.get_vocab()
 
 
 def test_gradients_in_pieces_train_the_same(place: Path) -> None:
