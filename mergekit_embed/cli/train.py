@@ -42,6 +42,7 @@ boom-train plan.yaml --list-rows bag-20    # which rows a member is trained on
 boom-train plan.yaml -o out                # out/members/bag-20, ..., out/merge.yaml
 boom-train plan.yaml -o out --merge        # and out/merged
 torchrun --nproc-per-node 4 --no-python boom-train plan.yaml -o out
+boom-train update --model out/merged --new more.jsonl    # see `boom-train update --help`
 ```
 
 Each line of a data file is a JSON object:
@@ -57,8 +58,34 @@ command, and finished members are not trained again. All keys of a plan, and wha
 docs/training.md."""
 
 
+class PlanOrUpdate(click.RichCommand):
+    """The command of plans; with `update` as its first word that of updates.
+
+    No group of two commands, as a plan needs no word before it. `./update` is a plan of that name.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """See `click.Command`."""
+        if args[:1] == ["update"]:
+            from .train_update import update
+
+            return update.make_context(f"{info_name} update", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See `click.Command`."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
 @click.command(
     name="train",
+    cls=PlanOrUpdate,
     help=HELP,
     epilog=EPILOG,
     context_settings=SETTINGS,
@@ -82,6 +109,11 @@ docs/training.md."""
     "--list-rows",
     metavar="MEMBER",
     help="Print every row that a member is trained on, as data set and `file:line`, and stop.",
+)
+@click.option(
+    "--mine",
+    is_flag=True,
+    help="Mine the hard negatives that the plan asks for, and stop; training finds them then.",
 )
 @click.option("--merge", is_flag=True, help="Merge the members too, into `merged` in the folder.")
 @click.option(
@@ -115,6 +147,7 @@ def train(
     output: Path | None,
     dry_run: bool,
     list_rows: str | None,
+    mine: bool,
     merge: bool,
     restart: bool,
     executor: str,
@@ -130,6 +163,8 @@ def train(
             _list_rows(loaded, list_rows, as_json=as_json)
         elif dry_run:
             _show_budget(loaded, output, as_json=as_json)
+        elif mine:
+            _mine(loaded, as_json=as_json)
         else:
             run_as: dict[str, Any] = {"merge": merge, "restart": restart}
             run_as |= {"executor": executor, "ray_address": ray_address}
@@ -151,6 +186,28 @@ def _train(
         return
     for line in summary(result):
         click.echo(line)
+
+
+def _mine(plan: TrainingPlan, *, as_json: bool) -> None:
+    from ..train.data import open_datasets
+    from ..train.mining import mine_all
+
+    with shown_training(quiet=as_json) as progress:
+        say = progress.note if progress else None
+        found = mine_all(open_datasets(plan), plan, say)
+    told = {
+        name: {"rows": len(dataset), "negatives": dataset.negatives, "fewer": dataset.short}
+        for name, dataset in found.items()
+        if dataset.mined is not None
+    }
+    if as_json:
+        click.echo(json.dumps({"status": "mined", "data": told}))
+        return
+    for name, one in told.items():
+        fewer = f", {one['fewer']:,} rows have fewer" if one["fewer"] else ""
+        click.echo(f"{name}   {one['rows']:,} rows, {one['negatives']} negatives a row{fewer}")
+    if not told:
+        click.echo("no data set of the plan has `mine`")
 
 
 def _is_first() -> bool:
@@ -213,8 +270,10 @@ def _counter(plan: TrainingPlan) -> tuple[Count | None, str | None]:
 def _show_budget(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:
     from ..train.budget import as_dict, budget
     from ..train.merging import merge_recipe
+    from ..train.mining import mined_before
 
-    datasets, found = _drawn(plan)
+    drawn, found = _drawn(plan)
+    datasets = {name: mined_before(dataset, plan) for name, dataset in drawn.items()}
     count, why_not = _counter(plan)
     planned = budget(plan, datasets, found, count)
     notes = (*planned.notes, *([f"tokens are not counted: {why_not}"] if why_not else []))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer, SentenceTransformerModelCardData
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..errors import CheckpointError, UsageError
@@ -158,6 +159,7 @@ def write(
         plain.save_pretrained(str(folder))
         return
     trained_with, model.max_seq_length = model.max_seq_length, length
+    _cut_as_before(model, base)
     try:
         model.save_pretrained(str(folder))
     finally:
@@ -169,6 +171,21 @@ def write(
         if isinstance(content["target_modules"], list):
             content["target_modules"].sort()  # else in an order of its own in every process
         config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _cut_as_before(model: SentenceTransformer, base: Path) -> None:
+    """Undo how the last batch was cut and padded, which a tokenizer is stored with."""
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    file = base / "tokenizer.json"
+    if backend is None or not file.is_file():
+        return
+    before = Tokenizer.from_file(str(file))
+    backend.no_truncation()
+    backend.no_padding()
+    if before.truncation is not None:
+        backend.enable_truncation(**before.truncation)
+    if before.padding is not None:
+        backend.enable_padding(**before.padding)
 
 
 def _fold(model: SentenceTransformer, plain: SentenceTransformer) -> None:

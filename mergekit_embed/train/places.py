@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,8 @@ from typing import Any
 
 from ..checkpoint.locate import is_folder
 from ..checkpoint.reference import split
-from .specs import TrainingPlan
+from ..recipe.source import plain
+from .specs import DatasetSpec, TrainingPlan
 
 
 def places(plan: TrainingPlan, path: str) -> list[Path]:
@@ -19,16 +21,22 @@ def places(plan: TrainingPlan, path: str) -> list[Path]:
 
 
 def absolute(plan: TrainingPlan) -> TrainingPlan:
-    """The plan with absolute paths to its data, for processes with other working directories."""
+    """The plan with absolute paths, for processes with other working directories."""
 
     def found(path: str) -> str:
         return next((str(one.absolute()) for one in places(plan, path) if one.exists()), path)
 
-    datasets = {name: replace(one, path=found(one.path)) for name, one in plan.datasets.items()}
+    def spec(one: DatasetSpec) -> DatasetSpec:
+        mine = one.mine
+        if mine is not None and mine.encoder is not None:
+            mine = replace(mine, encoder=found(mine.encoder))
+        return replace(one, path=found(one.path), mine=mine)
+
+    datasets = {name: spec(one) for name, one in plan.datasets.items()}
     stop = plan.early_stop
     if stop is not None:
         stop = replace(stop, task=found(stop.task))
-    return replace(plan, datasets=datasets, early_stop=stop)
+    return replace(plan, model=found(plan.model), datasets=datasets, early_stop=stop)
 
 
 def from_folder(plan: TrainingPlan, reference: str, folder: Path) -> str:
@@ -52,6 +60,27 @@ def _relative(plan: TrainingPlan, reference: str, folder: Path) -> str:
 def _is_file(plan: TrainingPlan, reference: str) -> bool:
     """A recipe in a file may be a model too."""
     return any(one.is_file() for one in places(plan, reference))
+
+
+def content_in(plan: TrainingPlan, folder: Path) -> dict[str, Any]:
+    """What the plan says, as a file in a folder says it: the same things by their paths from there.
+
+    Without `output`, which would be another folder there.
+    """
+    data: dict[str, Any] = json.loads(json.dumps(plain(plan.source.data)))
+    data.pop("output", None)
+    data["model"] = from_folder(plan, plan.model, folder)
+    for name, entry in data["data"].items():
+        entry["path"] = _relative(plan, plan.datasets[name].path, folder)
+    for entry in (*data["data"].values(), *(data.get("tasks") or {}).values()):
+        mine = entry.get("mine")
+        if mine and mine.get("encoder"):
+            mine["encoder"] = from_folder(plan, mine["encoder"], folder)
+    if data.get("early_stop"):
+        data["early_stop"]["task"] = _relative(plan, data["early_stop"]["task"], folder)
+    if "merge" in data:
+        data["merge"] = json.loads(json.dumps(plain(rebased(plan, folder))))
+    return data
 
 
 def rebased(plan: TrainingPlan, folder: Path) -> Mapping[str, Any]:

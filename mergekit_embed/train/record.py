@@ -19,7 +19,7 @@ from .bags import Member
 from .data import Dataset
 from .merging import FOLDER
 from .places import places
-from .specs import TrainingPlan
+from .specs import EarlyStop, TrainingPlan
 
 RECORD = "training.json"
 WORK = ".work"
@@ -66,13 +66,13 @@ def fingerprint(
         "pooling": plan.pooling,
         "member": spec,
         "data": [
-            [name, _spec_of(datasets[name]), datasets[name].digest, _digest_of(rows)]
+            [name, _spec_of(datasets[name]), *_digests(datasets[name]), _digest_of(rows)]
             for name, rows in member.rows.items()
         ],
         "order": asdict(plan.order),
         "training": training,
         "lora": asdict(plan.lora) if plan.lora else None,
-        "early_stop": [asdict(stop), _task_digest(plan, stop.task)] if stop else None,
+        "early_stop": _stop_of(plan, stop) if stop else None,
     }
     meaning = digest_of(json.dumps(content, sort_keys=True, default=str).encode())
     exact = digest_of(json.dumps([meaning, versions()], sort_keys=True).encode())
@@ -87,13 +87,19 @@ def _spec_of(dataset: Dataset) -> dict[str, Any]:
     return said | {"negatives": dataset.negatives}
 
 
+def _digests(dataset: Dataset) -> list[str]:
+    """Of its rows, and of the negatives that were mined for them."""
+    return [dataset.digest, *([dataset.mined.key] if dataset.mined else [])]
+
+
 def _digest_of(numbers: Any) -> str:
     return digest_of(numbers.astype("<i8").tobytes())
 
 
-def _task_digest(plan: TrainingPlan, task: str) -> str:
-    folder = next((one for one in places(plan, task) if one.is_dir()), None)
-    return folder_digest(folder) if folder else ""
+def _stop_of(plan: TrainingPlan, stop: EarlyStop) -> list[Any]:
+    """When training stops early: by what is in the folder of the dev task, wherever that lies."""
+    folder = next((one for one in places(plan, stop.task) if one.is_dir()), None)
+    return [stop.every, stop.patience, folder_digest(folder) if folder else ""]
 
 
 OF_MODELS = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".safetensors", ".bin"}
@@ -182,6 +188,26 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
     Raises:
         OutputError: when it cannot be read.
     """
+    members = read_all(output).get("members")
+    return members if isinstance(members, dict) else {}
+
+
+def read_update(output: Path) -> dict[str, Any] | None:
+    """What the record in a folder says of the update that it is of; None where it is of none.
+
+    Raises:
+        OutputError: when it cannot be read.
+    """
+    update = read_all(output).get("update")
+    return update if isinstance(update, dict) else None
+
+
+def read_all(output: Path) -> dict[str, Any]:
+    """The record in a folder; nothing where there is none of ours.
+
+    Raises:
+        OutputError: when it cannot be read.
+    """
     path = output / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -193,8 +219,7 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return {}
-    members = content.get("members")
-    return members if isinstance(members, dict) else {}
+    return content
 
 
 def is_finished(found: Mapping[str, Any] | None, wanted: Fingerprint, output: Path) -> bool:
@@ -238,6 +263,7 @@ def content(
                 "batch_size": dataset.spec.batch_size,
                 "loss": {"name": dataset.spec.loss.name, **dataset.spec.loss.parameters},
                 "digest": dataset.digest,
+                "mined": dataset.mined.key if dataset.mined else None,
             }
             for name, dataset in datasets.items()
         },

@@ -16,6 +16,7 @@ from ..recipe.tables import keys, table
 from .layouts import TAKES
 from .objectives import DEFAULTS
 from .reference_running import FILES, RESULTS, RUNNING
+from .reference_texts import DEV, MINING, UPDATES
 from .schedules import ORDERS
 from .schema import (
     DatasetEntry,
@@ -188,6 +189,7 @@ def markdown() -> str:
         *table(head, (row for row in keys(DatasetEntry) if row not in shared)),
         *section("A `prompt`:", PromptEntry),
         *section("A `loss`:", LossEntry),
+        MINING,
         *section("What `mine` says:", MineEntry),
         BAGS,
         *section("Each entry of `members`:", MemberEntry),
@@ -200,10 +202,12 @@ def markdown() -> str:
         *section("What `training` says:", TrainingEntry),
         *section("What `lora` says:", LoraEntry),
         *section("What `early_stop` says:", EarlyStopEntry),
+        DEV,
         MERGE,
         RUNNING,
         *table(("file", "what it is"), FILES),
         RESULTS,
+        UPDATES,
     ]
     return "\n".join(parts).rstrip() + "\n"
 

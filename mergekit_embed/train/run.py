@@ -2,6 +2,7 @@
 
 OUT/members/NAME    the models, each renamed into its place when it is whole
 OUT/merge.yaml      the recipe that merges them, once all are there
+OUT/plan.yaml       the plan, with paths from there
 OUT/training.json   what was trained, on what, and what it took
 OUT/.work/NAME      checkpoints of a member that is not finished
 """
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.locate import locate
-from ..engine.staging import check_place, held, write_json
+from ..engine.staging import check_place, explained, held, write_json
 from ..errors import UsageError
 from . import record
 from .bags import Member, members
 from .data import Dataset, open_datasets
 from .merging import merge_recipe, write_recipe
-from .places import from_folder, rebased
+from .mining import mine_all
+from .places import content_in, from_folder, rebased
 from .plan import load
 from .processes import Processes, check_device, joined
 from .progress import Progress, Silent
@@ -33,6 +35,7 @@ from .specs import TrainingPlan
 if TYPE_CHECKING:
     from ..engine import MergeResult
 
+PLAN = "plan.yaml"
 RECIPE = "merge.yaml"
 MERGED = "merged"
 EXECUTORS = ("local", "ray")
@@ -68,6 +71,7 @@ def train(
     ray_address: str | None = None,
     restart: bool = False,
     progress: Progress | None = None,
+    update: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train the members that a plan names, and write the recipe that merges them.
 
@@ -82,6 +86,7 @@ def train(
         ray_address: of the cluster's head; see `mergekit_embed.merge`.
         restart: train all members anew.
         progress: is told how far it is.
+        update: what the record says of the update that this is; None for what it has said before.
 
     Raises:
         RecipeError, DataError, UsageError, NotFoundError, OutputExistsError: before anything is
@@ -98,7 +103,8 @@ def train(
     target = Path(output).expanduser() if output else loaded.target
     with joined() as processes:
         run = _opened(loaded, target, executor, processes, progress or Silent())
-        with _locked(target, processes):
+        run.update = update
+        with _locked(target, processes), _told_how_to_go_on(target):
             trained = run.train(restart=restart, executor=executor, ray_address=ray_address)
             merged = processes.agree(run.merge) if merge else ()
     seconds = time.monotonic() - began
@@ -117,12 +123,22 @@ def _opened(
     if executor == "local":  # machines of a cluster look themselves
         for note in processes.agree(lambda: check_device(plan, processes)):
             progress.note(note)
+    datasets = _mined(plan, datasets, processes, progress)
     digest = processes.agree(lambda: record.model_digest(base))
     prints = {one.name: record.fingerprint(plan, one, datasets, digest) for one in drawn}
     called = {"name": from_folder(plan, plan.model, target), "digest": digest}
     return Training(
         plan, target, datasets, drawn, base, called, prints, processes, progress, found={}
     )
+
+
+def _mined(
+    plan: TrainingPlan, datasets: Mapping[str, Dataset], processes: Processes, progress: Progress
+) -> dict[str, Dataset]:
+    """The data sets with their hard negatives; one process finds them, the others read them."""
+    if processes.count > 1:
+        processes.agree(lambda: bool(mine_all(datasets, plan, progress.note)))
+    return mine_all(datasets, plan, progress.note)
 
 
 def _check_pooling(plan: TrainingPlan, base: Path) -> None:
@@ -165,9 +181,28 @@ def _locked(target: Path, processes: Processes) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
+INTERRUPTED = "the same command continues"
+"""What an interrupted run says of itself."""
+
+
+@contextmanager
+def _told_how_to_go_on(target: Path) -> Iterator[None]:
+    """What the system says of the folder as an `OutputError`; a note of an interrupted run."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(target, error) from error
+    except KeyboardInterrupt as error:
+        error.add_note(INTERRUPTED)
+        raise
+
+
 @dataclass
 class Training:
-    """A training on its way. `found` is what is known of finished members."""
+    """A training on its way.
+
+    `found` is what is known of finished members, `update` what the record says of an update.
+    """
 
     plan: TrainingPlan
     target: Path
@@ -179,6 +214,7 @@ class Training:
     processes: Processes
     progress: Progress
     found: dict[str, Mapping[str, Any]]
+    update: Mapping[str, Any] | None = None
 
     def train(self, *, restart: bool, executor: str, ray_address: str | None) -> tuple[str, ...]:
         """Every member that is not finished, in the order of the plan; their names."""
@@ -199,6 +235,7 @@ class Training:
             shutil.rmtree(self.target / WORK, ignore_errors=True)
             (self.target / RECORD).unlink(missing_ok=True)
         known = record.read(self.target)
+        self.update = self.update or record.read_update(self.target)
         finished: dict[str, Mapping[str, Any]] = {
             name: known[name]
             for name, wanted in self.prints.items()
@@ -208,9 +245,16 @@ class Training:
         for folder in (self.target / WORK).iterdir():
             if folder.name not in self.prints or folder.name in finished:
                 shutil.rmtree(folder)
+        self._write_plan()
         if len(finished) < len(self.members):
             (self.target / RECIPE).unlink(missing_ok=True)
         return finished
+
+    def _write_plan(self) -> None:
+        """The plan beside what it makes: so that all is known there that an update needs."""
+        beside = self.target / f".{PLAN}"
+        write_recipe(beside, content_in(self.plan, self.target), "What the members here are of.")
+        beside.rename(self.target / PLAN)
 
     def _train_here(self, wanted: list[Member]) -> None:
         from .fit import Job, train_member
@@ -243,6 +287,8 @@ class Training:
 
     def _write_record(self) -> None:
         content = record.content(self.plan, self.called, self.datasets, self.found)
+        if self.update is not None:
+            content["update"] = dict(self.update)
         beside = self.target / f".{RECORD}"
         write_json(beside, content)
         beside.rename(self.target / RECORD)

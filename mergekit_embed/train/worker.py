@@ -19,6 +19,7 @@ from ..errors import MergekitEmbedError, UsageError
 from ..version import __version__
 from .bags import members
 from .data import open_datasets
+from .mining import mine_all
 from .processes import Processes, check_device
 from .record import WORK, fingerprint, model_digest
 from .specs import TrainingPlan
@@ -120,7 +121,7 @@ def _train(order: Order, progress: _Telling) -> dict[str, Any]:
     from .fit import Job, train_member
 
     plan = order.plan
-    datasets = open_datasets(plan)
+    datasets = mine_all(open_datasets(plan), plan, progress.note)
     member = next(one for one in members(plan, datasets) if one.name == order.member)
     found = fingerprint(plan, member, datasets, model_digest(order.base))
     if found.meaning != order.meaning:

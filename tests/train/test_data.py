@@ -160,7 +160,7 @@ def test_every_data_set_that_is_wrong_is_told(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert 'one.jsonl: has no class but "1"' in lines[0]
-    assert lines[1] == f"there is no file {tmp_path}/none.jsonl"
+    assert lines[1] == f"plan: data.none.path: there is no file {tmp_path}/none.jsonl"
     assert "empty.jsonl: holds no rows; one of kind classification has text, label" in lines[2]
     assert lines[3] == f"{tmp_path}: is a folder; name a file of rows"
 

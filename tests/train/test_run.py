@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from tiny_models import build_qwen3
+from tokenizers import Tokenizer
 
 import mergekit_embed
 from mergekit_embed.engine.staging import held
@@ -83,7 +84,8 @@ def finished(shared: Path, place: Path) -> Path:
 
 def test_what_a_training_leaves(shared: Path) -> None:
     out = shared / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["members", "merge.yaml", "training.json"]
+    names = ["members", "merge.yaml", "plan.yaml", "training.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert sorted(path.name for path in (out / "members").iterdir()) == ["bag-100", "bag-50"]
     assert not list(shared.glob(".*"))
 
@@ -119,6 +121,38 @@ def test_the_whole_folder_may_be_moved(finished: Path) -> None:
         (finished / name).rename(finished / "run" / name)
     mergekit_embed.merge(finished / "run" / "out" / "merge.yaml", finished / "merged")
     assert (finished / "merged" / "model.safetensors").is_file()
+
+
+def test_the_plan_beside_the_members_says_the_same_from_there(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "base", place / "encoder")
+    write_rows(place / "dev" / "pairs.jsonl", rows_of("sts", 4))
+    retrieval = {"path": "q.jsonl", "kind": "retrieval", "negatives": 2}
+    mine = {"encoder": "encoder", "below": 2.0}
+    given = plan(
+        place,
+        data={"q": retrieval | {"mine": mine}, "r": retrieval | {"task": "other"}},
+        tasks={"other": {"mine": mine}},
+        early_stop={"task": "dev", "every": 2},
+        merge={"merge_method": "multislerp", "models": [{"model": "encoder"}]},
+        weights="equal",
+        output="somewhere",
+    )
+    monkeypatch.setenv("MERGEKIT_EMBED_CACHE", str(place / "cache"))
+    train(given, place / "deep" / "out")
+    monkeypatch.chdir("/")
+    beside = load(place / "deep" / "out" / "plan.yaml")
+    assert beside.output is None
+    assert beside.model == "../../base"
+    assert beside.early_stop is not None
+    assert beside.early_stop.task == "../../dev"
+    for spec in beside.datasets.values():
+        assert spec.path == "../../q.jsonl"
+        assert spec.mine is not None
+        assert (spec.mine.encoder, spec.mine.below) == ("../../encoder", 2.0)
+    assert beside.merge["models"] == [{"model": "../../encoder"}]
+    assert train(beside, place / "deep" / "out").trained == ()
 
 
 def test_a_bare_decoder_pools_as_the_plan_says(place: Path) -> None:
@@ -435,6 +469,26 @@ def test_texts_are_cut_in_training_and_not_in_the_member(place: Path) -> None:
     assert told["tokens"] <= 4 * 4 * told["examples"]
     folder = str(place / "out" / "members" / "bag-100")
     assert SentenceTransformer(folder, device="cpu").max_seq_length == 64
+
+
+@pytest.mark.parametrize(
+    "cut", [None, {"max_length": 40, "stride": 0, "strategy": "longest_first", "direction": "left"}]
+)
+def test_the_tokenizer_is_stored_as_it_was(cut: dict[str, Any] | None, place: Path) -> None:
+    """Not with the length that training has cut to, nor padding to the longest of a batch."""
+    file = place / "base" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if cut is not None:
+        tokenizer.enable_truncation(**cut)
+        tokenizer.enable_padding(length=7)
+    tokenizer.save(str(file))
+    train(plan(place, training={"max_length": 8}), place / "out")
+    written = Tokenizer.from_file(str(place / "out" / "members" / "bag-100" / "tokenizer.json"))
+    assert written.truncation == tokenizer.truncation
+    assert written.padding == tokenizer.padding
+    assert written.get_vocab() == tokenizer.get_vocab()
 
 
 def test_gradients_in_pieces_train_the_same(place: Path) -> None:
