@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from ..engine.manifest import public_name
 from ..engine.staging import Staging, sync, write_json
-from ..errors import DataError, Problem, UsageError
+from ..errors import DataError, OutputError, Problem, UsageError
 from . import losses
 from .arguments import arguments
 from .bags import Member
@@ -40,9 +41,6 @@ from .record import WORK, Fingerprint, curve_of, file_sizes, rows_of, versions
 from .schedules import schedule, walk
 from .specs import Loss, TrainingPlan
 from .trainer import MemberTrainer
-
-INTERRUPTED = "the same command continues"
-"""What an interrupted run says of itself."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +168,12 @@ class _Run:
                 "`mini_batch_size` of the losses (the same gradients, in smaller pieces), "
                 "`gradient_checkpointing: true`, or a smaller `batch_size`"
             ) from error
-        except KeyboardInterrupt as error:
-            error.add_note(INTERRUPTED)
+        except (RuntimeError, SafetensorError) as error:
+            if "PytorchStreamWriter" in str(error) or isinstance(error, SafetensorError):
+                raise _not_saved(job, error) from error
             raise
         if self._keeping.interrupted:
-            stopped = KeyboardInterrupt()
-            stopped.add_note(INTERRUPTED)
-            raise stopped
+            raise KeyboardInterrupt
 
     def finish(self) -> dict[str, Any]:
         """Write the models of the member, each beside its place and then renamed."""
@@ -252,6 +249,15 @@ def _loss(model: SentenceTransformer, loss: Loss, positives: int) -> nn.Module:
     for around in loss.wrap:
         built = losses.wrapper(around.name).build(model, built, **around.parameters)
     return built
+
+
+def _not_saved(job: Job, error: Exception) -> OutputError:
+    """What torch and safetensors say of a checkpoint that they could not write."""
+    reason = " ".join(str(error).split())[:200]
+    return OutputError(
+        f"{job.work}: a checkpoint cannot be written ({reason}); is the disk full? The same "
+        "command continues from the one before"
+    )
 
 
 def _distinct(found: Mapping[str, nn.Module]) -> list[nn.Module]:

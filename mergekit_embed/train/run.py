@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.locate import locate
-from ..engine.staging import check_place, held, write_json
+from ..engine.staging import check_place, explained, held, write_json
 from ..errors import UsageError
 from . import record
 from .bags import Member, members
@@ -104,7 +104,7 @@ def train(
     with joined() as processes:
         run = _opened(loaded, target, executor, processes, progress or Silent())
         run.update = update
-        with _locked(target, processes):
+        with _locked(target, processes), _told_how_to_go_on(target):
             trained = run.train(restart=restart, executor=executor, ray_address=ray_address)
             merged = processes.agree(run.merge) if merge else ()
     seconds = time.monotonic() - began
@@ -181,6 +181,22 @@ def _locked(target: Path, processes: Processes) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
+INTERRUPTED = "the same command continues"
+"""What an interrupted run says of itself."""
+
+
+@contextmanager
+def _told_how_to_go_on(target: Path) -> Iterator[None]:
+    """What the system says of the folder as an `OutputError`; a note of an interrupted run."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(target, error) from error
+    except KeyboardInterrupt as error:
+        error.add_note(INTERRUPTED)
+        raise
+
+
 @dataclass
 class Training:
     """A training on its way.
@@ -226,10 +242,10 @@ class Training:
             if record.is_finished(known.get(name), wanted, self.target)
         }
         (self.target / WORK).mkdir(parents=True, exist_ok=True)
-        self._write_plan()
         for folder in (self.target / WORK).iterdir():
             if folder.name not in self.prints or folder.name in finished:
                 shutil.rmtree(folder)
+        self._write_plan()
         if len(finished) < len(self.members):
             (self.target / RECIPE).unlink(missing_ok=True)
         return finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mergekit_embed.train import fit
+from mergekit_embed.errors import OutputError
 from mergekit_embed.train.checkpoints import COMPLETE, latest, prune, seal
 from mergekit_embed.train.keeping import Keeping
-from mergekit_embed.train.run import train
+from mergekit_embed.train.run import INTERRUPTED, train
 from mergekit_embed.train.trainer import MemberTrainer
 
 from .runs import base_model, lasting, plan, record, weight_bytes, write_data
@@ -187,7 +189,7 @@ def test_ctrl_c_ends_after_the_step_with_a_checkpoint(
         patched.setattr(MemberTrainer, "training_step", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             train(plan(place), place / "out")
-    assert caught.value.__notes__ == [fit.INTERRUPTED]
+    assert caught.value.__notes__ == [INTERRUPTED]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     steps = steps_of_run(monkeypatch)
     train(plan(place), place / "out")
@@ -205,7 +207,28 @@ def test_a_second_ctrl_c_ends_at_once(place: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(MemberTrainer, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         train(plan(place), place / "out")
-    assert caught.value.__notes__ == [fit.INTERRUPTED]
+    assert caught.value.__notes__ == [INTERRUPTED]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "out: the disk is full"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), "is the disk full"),
+    ],
+)
+def test_a_full_disk(
+    place: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(OutputError, match=told):
+            train(plan(place, training={"save_every": 3}), place / "out")
+    train(plan(place, training={"save_every": 3}), place / "out")
+    assert (place / "out" / "members" / "bag-100" / "model.safetensors").is_file()
 
 
 def test_checkpoints(tmp_path: Path) -> None:
