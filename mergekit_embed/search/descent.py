@@ -65,7 +65,7 @@ class Descending:
         rate = self._settings.learning_rate * falling(
             self._settings.schedule, self._step / self._settings.steps
         )
-        found, _ = gradients(self._mapping, self._raw, by_coefficients)
+        found = gradients(self._mapping, self._raw, by_coefficients)
         if not all(bool(one.isfinite().all()) for one in found):
             self._ended = f"the gradient is not finite after step {self._step}; try a lower rate"
             return

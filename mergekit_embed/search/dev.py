@@ -53,9 +53,7 @@ class DevTasks:
 
 
 class DevObjective:
-    """Judges by dev tasks: their mean, or a Borda count against models that are known. See
-    `Objective`.
-    """
+    """Judges by dev tasks, by their mean or a Borda count against models. See `Objective`."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from ..kernels import Raw
 from ..kernels.torch_backend import TORCH_TYPES
 
 CHUNK = {"cpu": 2**18, "cuda": 2**24}
-"""Elements of one vector that are handled at once: what fits the CPU's caches, or keeps a GPU busy."""
+"""Elements of a vector handled at once: what fits the CPU's caches, or keeps a GPU busy."""
 
 
 @dataclass(frozen=True)

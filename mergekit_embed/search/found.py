@@ -27,7 +27,7 @@ def found_recipe(recipe: Recipe, point: Point, grouping: Grouping, folder: Path)
         grouping: of the tensors that they are for.
         folder: that the recipe will lie in.
     """
-    data = plain(recipe.source.data)
+    data: dict[str, Any] = plain(recipe.source.data)
     del data["search"]
     data["output"] = str(recipe.target)
     references = {member.reference: index for index, member in enumerate(recipe.members)}

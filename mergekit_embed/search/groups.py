@@ -20,8 +20,8 @@ class Group:
 
     Attributes:
         name: for the report.
-        pattern: a regular expression that finds these tensors and no other of the model; None
-            where they are all.
+        pattern: a filter of recipes that finds these tensors and no other of the model; None where
+            they are all.
     """
 
     name: str
@@ -100,19 +100,37 @@ def _last_layers(groups: Sequence[str]) -> Mapping[str, int]:
 
 
 def _pattern(own: Sequence[str], others: Sequence[str]) -> str:
-    """A pattern for names and none of the others: by what they begin with, else one by one."""
-    starts = sorted({_beginning(name) for name in own})
-    pattern = f"/^{_any([re.escape(start) for start in starts])}/"
-    short = re.compile(pattern[1:-1])
-    if not any(short.search(name) for name in others):
-        return pattern
-    return f"/^{_any([re.escape(name) for name in sorted(own)])}$/"
+    """The shortest of some patterns that finds these names and none of the others."""
+    exact = f"^{_any([re.escape(name) for name in sorted(own)])}$"
+    candidates = [
+        f"^{_any(sorted({re.escape(_component(name)) for name in own}))}/",
+        "^[^/]*$",
+        f"^{_any(sorted({re.escape(_beginning(name)) for name in own}))}",
+        f"^{_any(sorted({_in_any_layer(name) for name in own}))}",
+    ]
+    fitting = [one for one in candidates if _tells_apart(re.compile(one), own, others)]
+    return f"/{min(fitting, key=len, default=exact)}/"
+
+
+def _tells_apart(pattern: re.Pattern[str], own: Sequence[str], others: Sequence[str]) -> bool:
+    found = all(pattern.search(name) for name in own)
+    return found and not any(pattern.search(name) for name in others)
 
 
 def _beginning(name: str) -> str:
     """`encoder.layer.3.` of a tensor of a layer, `embeddings.LayerNorm.` of another."""
     layer = LAYER.match(name)
     return layer[0] if layer else name.rpartition(".")[0] + "." if "." in name else name
+
+
+def _in_any_layer(name: str) -> str:
+    """A pattern of a module's name, whatever the number of its layer."""
+    module = name.rpartition(".")[0] or name
+    layer = LAYER.match(module)
+    if layer is None:
+        return re.escape(f"{module}.")
+    rest = re.escape(f"{module[layer.end() :]}.")
+    return f"{re.escape(layer['stack'])}\\.\\d+\\.{rest}"
 
 
 def _any(choices: Sequence[str]) -> str:

@@ -106,7 +106,8 @@ def _block(origin: Source) -> Source:
 def _unknown_key(path: Place) -> str:
     known: Mapping[str, Any] = SearchEntry.model_fields
     if len(path) > 1:
-        known = {"data": DatasetEntry, "tasks": TaskEntry}[str(path[0])].model_fields
+        entry = DatasetEntry if path[0] == "data" else TaskEntry
+        known = entry.model_fields
     return unknown("key", str(path[-1]), known)
 
 

@@ -168,10 +168,8 @@ class Simplex:
         """See `Mapping`: weights that sum to 1 have one L1 norm."""
 
 
-def gradients(
-    mapping: Mapping, raw: Sequence[Tensor], by_coefficients: Tensor
-) -> tuple[list[Tensor], float]:
-    """The gradient of loss plus penalty by the numbers, and the penalty.
+def gradients(mapping: Mapping, raw: Sequence[Tensor], by_coefficients: Tensor) -> list[Tensor]:
+    """The gradient of loss plus penalty by the numbers.
 
     Args:
         mapping: the parameterisation.
@@ -179,8 +177,8 @@ def gradients(
         by_coefficients: float64 (C, K), the gradient of the loss by the coefficients.
     """
     leaves = [one.detach().requires_grad_(True) for one in raw]
-    penalty = mapping.penalty(leaves)
-    total = (mapping.coefficients(leaves) * by_coefficients).sum() + penalty
+    pull = (mapping.coefficients(leaves) * by_coefficients).sum()
+    total = pull + mapping.penalty(leaves)
     found = torch.autograd.grad(total, leaves, allow_unused=True)
     zeros = [torch.zeros_like(one) for one in leaves]
-    return [zero if g is None else g for g, zero in zip(found, zeros, strict=True)], float(penalty)
+    return [zero if g is None else g for g, zero in zip(found, zeros, strict=True)]

@@ -151,8 +151,8 @@ def _prompts(model: SentenceTransformer, dataset: Dataset) -> dict[str, str]:
     for column in columns_of(dataset):
         role: Role = "text" if not ranked else "query" if column == "anchor" else "document"
         names = (*PROMPTS[role], model.default_prompt_name or "")
-        own = next((model.prompts[name] for name in names if name in model.prompts), "")
-        found[column] = said.get(column, own)
+        own = next((model.prompts[name] for name in names if name in model.prompts), None)
+        found[column] = said.get(column, own or "")
     return found
 
 

@@ -103,9 +103,7 @@ def _too_few(dataset: Dataset, numbers: RowNumbers) -> Problem | None:
         told = (
             f"{len(numbers)} of the {len(dataset)} rows of {dataset.spec.name} are in the probe set"
         )
-        return Problem(
-            "", f"{told}, no batch of {size}; raise `probe`, or set a lower `batch_size`"
-        )
+        return Problem("", f"{told}, no batch of {size}; raise `probe`, or lower `batch_size`")
     labels = dataset.labels
     if labels is not None and len(np.unique(labels[numbers])) == 1:
         told = f"the rows of {dataset.spec.name} in the probe set are of one class"

@@ -164,7 +164,7 @@ def _objective(spec: SearchSpec, scene: Scene, probe: Probe) -> Objective:
 
     def rivals() -> list[Scores]:
         """The members by themselves."""
-        found = []
+        found: list[Scores] = []
         for weights in np.eye(len(scene.labels)):
             scene.position.put(np.tile(weights, (len(scene.jobs), 1)))
             found.append(tasks.scores(model))
