@@ -74,7 +74,9 @@ class Descending:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        self._mapping.shrink(self._raw, rate)
+        # A gradient that stays moves SGD by so much a step, once momentum has gathered.
+        heavy = self._settings.momentum if self._settings.optimizer == "sgd" else 0.0
+        self._mapping.shrink(self._raw, rate / (1.0 - heavy))
         self._step += 1
 
     def state(self) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Searching:
 
     Attributes:
         coefficients: of every tensor at a point, float64 (T, K).
-        save: is given the state now and then; called once more at the end.
+        save: is given the state now and then, and when the search is interrupted.
         limit: seconds after which it stops; None for never.
     """
 
@@ -119,6 +119,7 @@ class Searching:
     limit: float | None = None
     trail: Trail = field(default_factory=Trail)
     _standing: Point | None = None
+    _safe: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> Trail:
         """Go on until the strategy has nothing left to propose, or time is up.
@@ -130,6 +131,7 @@ class Searching:
         saved = began
         try:
             while (proposal := self.strategy.propose()) is not None:
+                self._safe = self._marked()
                 self.strategy.tell(self._evaluate(proposal))
                 now = time.monotonic()
                 self.trail.seconds = before + now - began
@@ -138,9 +140,12 @@ class Searching:
                     break
                 if now - saved >= SAVE_EVERY:
                     saved = now
+                    self._safe = self._marked()
                     self.save(self.state())
-        except BaseException:
-            self.save(self.state())
+        except BaseException as error:
+            if self._safe:
+                self.save(self.state())
+                error.add_note("what was searched so far is kept; the same command continues")
             raise
         if self.trail.best is None:
             raise NonFiniteError(
@@ -150,14 +155,25 @@ class Searching:
         self.trail.stopped = self.trail.stopped or self.strategy.ended
         return self.trail
 
-    def state(self) -> dict[str, Any]:
-        """All that is needed to go on."""
+    def _marked(self) -> dict[str, Any]:
+        """Where it is between two proposals: an interrupt may come at any moment in one."""
         trail = self.trail
         return {
             "strategy": self.strategy.state(),
-            "judged": trail.judged,
-            "steps": [loss if math.isfinite(loss) else None for loss in trail.steps],
+            "judged": len(trail.judged),
+            "steps": len(trail.steps),
             "best": trail.best,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on after the last proposal that was told of."""
+        safe, trail = self._safe, self.trail
+        steps = trail.steps[: safe["steps"]]
+        return {
+            "strategy": safe["strategy"],
+            "judged": trail.judged[: safe["judged"]],
+            "steps": [loss if math.isfinite(loss) else None for loss in steps],
+            "best": safe["best"],
             "seconds": trail.seconds,
         }
 

@@ -136,11 +136,11 @@ def own_recipe(family: Path, folder: Path, method: str, **search: Any) -> Path:
 
 
 PLANTED = [
-    ("task_arithmetic", "model", {"learning_rate": 0.3, "steps": 200}),
-    ("task_arithmetic", "layer", {"learning_rate": 0.3, "steps": 200}),
+    ("task_arithmetic", "model", {"learning_rate": 0.3, "steps": 120}),
+    ("task_arithmetic", "layer", {"learning_rate": 0.3, "steps": 120}),
     ("linear", "model", {"learning_rate": 3.0, "steps": 200}),
-    ("self_positioning", "model", {"learning_rate": 1.0, "steps": 300}),
-    ("self_positioning", "model", {"learning_rate": 0.05, "optimizer": "adam", "steps": 300}),
+    ("self_positioning", "model", {"learning_rate": 1.0, "steps": 150}),
+    ("self_positioning", "model", {"learning_rate": 0.05, "optimizer": "adam", "steps": 200}),
 ]
 
 
