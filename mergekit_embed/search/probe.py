@@ -100,9 +100,7 @@ def _counts(datasets: Mapping[str, Dataset], rows: int) -> dict[str, int]:
 def _too_few(dataset: Dataset, numbers: RowNumbers) -> Problem | None:
     size = dataset.spec.batch_size
     if len(numbers) < size:
-        told = (
-            f"{len(numbers)} of the {len(dataset)} rows of {dataset.spec.name} are in the probe set"
-        )
+        told = f"{len(numbers)} of {len(dataset)} rows of {dataset.spec.name} are in the probe set"
         return Problem("", f"{told}, no batch of {size}; raise `probe`, or lower `batch_size`")
     labels = dataset.labels
     if labels is not None and len(np.unique(labels[numbers])) == 1:

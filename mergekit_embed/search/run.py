@@ -136,7 +136,7 @@ def _searching(spec: SearchSpec, scene: Scene, probe: Probe, progress: Progress)
     start = starting_point(spec, scene.jobs, scene.grouping)
     merging = Merging(spec.recipe, scene.jobs, scene.cells)
     return Searching(
-        strategy=_strategy(spec, scene, start),
+        strategy=strategy_of(spec, scene, start),
         objective=_objective(spec, scene, probe),
         mover=scene.position,
         cells=scene.cells,
@@ -147,7 +147,8 @@ def _searching(spec: SearchSpec, scene: Scene, probe: Probe, progress: Progress)
     )
 
 
-def _strategy(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
+def strategy_of(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
+    """What proposes points as the recipe says, from a point on."""
     if spec.strategy == "gradient":
         return Descending(spec.descent, mapping_of(spec, scene.cells, start), start)
     if spec.strategy == "few_shot":

@@ -47,6 +47,8 @@ class _Judging:
     def _mean(self, chosen: list[int]) -> Proposal:
         """The mean of some members; one that is there twice counts twice."""
         weights = np.bincount(chosen, minlength=self.count) / len(chosen)
+        if len(chosen) == 1:
+            return self._alone(chosen[0])
         names = " + ".join(self._labels[index] for index in chosen)
         return Proposal(point_of(weights), label=names)
 

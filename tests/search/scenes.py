@@ -19,7 +19,7 @@ from mergekit_embed.engine.reader import Reader
 from mergekit_embed.search.load import load_search
 from mergekit_embed.search.loop import Searching, Silent
 from mergekit_embed.search.prepare import Scene, open_scene, planned
-from mergekit_embed.search.run import _strategy
+from mergekit_embed.search.run import strategy_of
 from mergekit_embed.search.specs import Doubles, Evaluation, SearchSpec
 from mergekit_embed.search.start import Merging, starting_point
 
@@ -126,7 +126,7 @@ def searching_of(spec: SearchSpec, scene: Scene, objective: Any) -> Searching:
     """A search as the command runs it, with an objective of the test's own."""
     start = starting_point(spec, scene.jobs, scene.grouping)
     return Searching(
-        strategy=_strategy(spec, scene, start),
+        strategy=strategy_of(spec, scene, start),
         objective=objective,
         mover=scene.position,
         cells=scene.cells,
