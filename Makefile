@@ -11,7 +11,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 demo: $(VENV)/demo.installed
 	$(BIN)/boom compile
-	$(BIN)/python recipes/quickstart/train_members.py demo
+	$(BIN)/python recipes/quickstart/base.py demo/base
+	$(BIN)/boom-train recipes/quickstart/plan.yaml
 	$(BIN)/boom-merge recipes/quickstart.yaml --overwrite
 	$(BIN)/python recipes/quickstart/compare.py demo
 

@@ -6,11 +6,15 @@ import atexit
 import ctypes
 import gc
 import os
+import resource
 import sys
 from contextlib import suppress
 from typing import NoReturn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # in malloc.h
+
+MOST_FILES = 2**17
+"""Open files of members and outputs."""
 
 _ours = [False]
 
@@ -19,6 +23,7 @@ def claim() -> None:
     """Say that no code but ours and our libraries' runs in this process: it is a command's."""
     _ours[0] = True
     _keep_freed_memory()
+    _allow_open_files()
     # Looking for garbage among what is imported and planned takes a quarter of the time before a
     # merge; none is there.
     gc.set_threshold(100_000, 50, 100)
@@ -45,6 +50,18 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets us have: a hundred members have more shards than the usual 1024.
+
+    The usual limit is for programs that still use `select`, which takes no higher numbers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a system may have another limit below
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def is_ours() -> bool:

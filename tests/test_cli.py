@@ -94,6 +94,17 @@ def test_a_plan_of_safetensors_members_is_made_without_loading_heavy_libraries()
     assert heavy_modules_after("recipe.yaml", "--dry-run") == (0, set())
 
 
+def test_what_cannot_be_printed_is_told_in_a_sentence() -> None:
+    for command in (["boom", "schema"], ["boom-merge", "--help"]):
+        path = Path(sysconfig.get_path("scripts"), command[0])
+        with Path("/dev/full").open("w") as full:
+            ran = subprocess.run(
+                [path, *command[1:]], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        told = "error: what is printed cannot be written: No space left on device\n"
+        assert (ran.returncode, ran.stderr) == (1, told)
+
+
 # --- what they print ----------------------------------------------------------------------
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tensor_folders import write_folder
+from tensor_folders import raw_bytes, write_folder
 
 from mergekit_embed import open_checkpoint
 from mergekit_embed.checkpoint import Tensor
@@ -102,3 +105,20 @@ def test_windows_are_from_all_over_the_tensor(tensor: Tensor, keep: bool) -> Non
 def test_the_backend_of_the_cpu_does_not_copy() -> None:
     assert not open_kernels("cpu").copies
     assert not open_kernels("cpu", "torch").copies
+
+
+def test_members_may_have_more_files_than_a_process_usually_opens(tmp_path: Path) -> None:
+    model = {f"layers.{i}.weight": np.full((2, 2), float(i)) for i in range(60)}
+    members = [write_folder(tmp_path / name, model, "F32", shards=60) for name in "ab"]
+    recipe = {"merge_method": "linear", "models": [{"model": str(path)} for path in members]}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    script = """
+import resource, sys
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+from mergekit_embed.cli.merge import main
+main()
+"""
+    arguments = [str(tmp_path / "recipe.json"), "-o", str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
+    assert raw_bytes(tmp_path / "out") == raw_bytes(tmp_path / "a")

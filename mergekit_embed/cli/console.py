@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -111,6 +112,10 @@ def printable(text: str) -> str:
     return "".join(spelled)
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+"""What systems answer when standard output goes to a disk that takes no more."""
+
+
 def terminable() -> None:
     """Let a polite kill clean up as Ctrl-C does."""
 
@@ -140,6 +145,11 @@ def _exit_code(command: click.Command) -> int:
         click.echo(f"interrupted: {told}", err=True)
         return 1
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        click.echo(f"error: what is printed cannot be written: {error.strerror}", err=True)
         return 1
     return code if isinstance(code, int) else 0
 

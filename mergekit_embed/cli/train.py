@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
 from .console import ends_with_failure, run
 from .options import SETTINGS, markdown_help
+from .training import as_dict, shown_training, summary
 
 if TYPE_CHECKING:
     from ..train.bags import Member
@@ -38,7 +40,9 @@ members: [20, 40, 60, 80, 100]
 boom-train plan.yaml --dry-run             # rows, steps and tokens of every member
 boom-train plan.yaml --list-rows bag-20    # which rows a member is trained on
 boom-train plan.yaml -o out                # out/members/bag-20, ..., out/merge.yaml
-boom-merge out/merge.yaml
+boom-train plan.yaml -o out --merge        # and out/merged
+torchrun --nproc-per-node 4 --no-python boom-train plan.yaml -o out
+boom-train update --model out/merged --new more.jsonl    # see `boom-train update --help`
 ```
 
 Each line of a data file is a JSON object:
@@ -49,11 +53,39 @@ Each line of a data file is a JSON object:
 """
 
 EPILOG = """Exit codes: 0 done; 2 the plan, its data or the command line is wrong, nothing was
-touched; 1 anything else. All keys of a plan, and what they mean: docs/training.md."""
+touched; 1 anything else. A training that was interrupted or killed continues with the same
+command, and finished members are not trained again. All keys of a plan, and what they mean:
+docs/training.md."""
+
+
+class PlanOrUpdate(click.RichCommand):
+    """The command of plans; with `update` as its first word that of updates.
+
+    No group of two commands, as a plan needs no word before it. `./update` is a plan of that name.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """See `click.Command`."""
+        if args[:1] == ["update"]:
+            from .train_update import update
+
+            return update.make_context(f"{info_name} update", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See `click.Command`."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
 
 @click.command(
     name="train",
+    cls=PlanOrUpdate,
     help=HELP,
     epilog=EPILOG,
     context_settings=SETTINGS,
@@ -79,6 +111,29 @@ touched; 1 anything else. All keys of a plan, and what they mean: docs/training.
     help="Print every row that a member is trained on, as data set and `file:line`, and stop.",
 )
 @click.option(
+    "--mine",
+    is_flag=True,
+    help="Mine the hard negatives that the plan asks for, and stop; training finds them then.",
+)
+@click.option("--merge", is_flag=True, help="Merge the members too, into `merged` in the folder.")
+@click.option(
+    "--restart", is_flag=True, help="Train all anew, also what is finished or was interrupted."
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to train: here, or each member on a machine of a Ray cluster, all of which see "
+    "model, data and output on the same storage.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="The head of the Ray cluster. Default: the cluster that this machine belongs to, else "
+    "this machine alone.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
@@ -92,30 +147,82 @@ def train(
     output: Path | None,
     dry_run: bool,
     list_rows: str | None,
+    mine: bool,
+    merge: bool,
+    restart: bool,
+    executor: str,
+    ray_address: str | None,
     as_json: bool,
 ) -> None:
     """Check the plan and its data, then show what is asked for, or train."""
     from ..train.plan import load
 
-    with ends_with_failure(context, as_json=as_json):
+    with _one_voice(), ends_with_failure(context, as_json=as_json):
         loaded = load(plan)
         if list_rows is not None:
             _list_rows(loaded, list_rows, as_json=as_json)
         elif dry_run:
             _show_budget(loaded, output, as_json=as_json)
+        elif mine:
+            _mine(loaded, as_json=as_json)
         else:
-            _train(loaded, output, as_json=as_json)
+            run_as: dict[str, Any] = {"merge": merge, "restart": restart}
+            run_as |= {"executor": executor, "ray_address": ray_address}
+            _train(loaded, output, run_as, as_json=as_json)
 
 
-def _train(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:
-    try:
-        running = importlib.import_module("mergekit_embed.train.run")
-    except ModuleNotFoundError as error:
-        if error.name != "mergekit_embed.train.run":
-            raise
-        message = "this version shows plans (--dry-run, --list-rows) and does not train yet"
-        raise click.ClickException(message) from error
-    running.train(plan, output, as_json=as_json)
+def _train(
+    plan: TrainingPlan, output: Path | None, run_as: dict[str, Any], *, as_json: bool
+) -> None:
+    from ..train.run import train as train_members
+
+    first = _is_first()
+    with shown_training(quiet=as_json or not first) as progress:
+        result = train_members(plan, output, progress=progress, **run_as)
+    if not first:
+        return
+    if as_json:
+        click.echo(json.dumps({"status": "done", **as_dict(result)}))
+        return
+    for line in summary(result):
+        click.echo(line)
+
+
+def _mine(plan: TrainingPlan, *, as_json: bool) -> None:
+    from ..train.data import open_datasets
+    from ..train.mining import mine_all
+
+    with shown_training(quiet=as_json) as progress:
+        say = progress.note if progress else None
+        found = mine_all(open_datasets(plan), plan, say)
+    told = {
+        name: {"rows": len(dataset), "negatives": dataset.negatives, "fewer": dataset.short}
+        for name, dataset in found.items()
+        if dataset.mined is not None
+    }
+    if as_json:
+        click.echo(json.dumps({"status": "mined", "data": told}))
+        return
+    for name, one in told.items():
+        fewer = f", {one['fewer']:,} rows have fewer" if one["fewer"] else ""
+        click.echo(f"{name}   {one['rows']:,} rows, {one['negatives']} negatives a row{fewer}")
+    if not told:
+        click.echo("no data set of the plan has `mine`")
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes that a launcher has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Let only the first of several processes say what all of them find."""
+    if _is_first():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _drawn(plan: TrainingPlan) -> tuple[dict[str, Dataset], tuple[Member, ...]]:
@@ -163,8 +270,10 @@ def _counter(plan: TrainingPlan) -> tuple[Count | None, str | None]:
 def _show_budget(plan: TrainingPlan, output: Path | None, *, as_json: bool) -> None:
     from ..train.budget import as_dict, budget
     from ..train.merging import merge_recipe
+    from ..train.mining import mined_before
 
-    datasets, found = _drawn(plan)
+    drawn, found = _drawn(plan)
+    datasets = {name: mined_before(dataset, plan) for name, dataset in drawn.items()}
     count, why_not = _counter(plan)
     planned = budget(plan, datasets, found, count)
     notes = (*planned.notes, *([f"tokens are not counted: {why_not}"] if why_not else []))

@@ -219,15 +219,7 @@ class Staging:
 
     def _claim(self) -> None:
         """Hold the lock, and put right what a killed run left; a live one is respected."""
-        try:
-            while self._lock is None:
-                self._final.parent.mkdir(parents=True, exist_ok=True)
-                self._lock = _locked(self._lock_file)
-        except BlockingIOError:
-            raise OutputError(
-                f"{self.output}: another run is writing to it; wait for its end, or choose "
-                "another folder with -o"
-            ) from None
+        self._lock = _lock_of(self.output, self._lock_file)
         self._restore()
 
     def _restore(self) -> None:
@@ -281,6 +273,48 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """The lock of a folder that is not renamed but grows in its place; it is made if need be.
+
+    Raises:
+        OutputError: when another run holds it, or the folder cannot be made.
+    """
+    lock_file = siblings(output)[3]
+    try:
+        lock = _lock_of(output, lock_file)
+    except OSError as error:
+        raise explained(output, error) from error
+    try:
+        output.mkdir(exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            output.rmdir()  # only of an empty folder
+        with suppress(OSError):
+            lock_file.unlink()
+        os.close(lock)
+
+
+def _lock_of(output: Path, lock_file: Path) -> int:
+    """The open lock file of an output.
+
+    Raises:
+        OutputError: when another run holds it.
+    """
+    try:
+        while True:
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            lock = _locked(lock_file)
+            if lock is not None:
+                return lock
+    except BlockingIOError:
+        raise OutputError(
+            f"{output}: another run is writing to it; wait for its end, or choose "
+            "another folder with -o"
+        ) from None
 
 
 def _locked(path: Path) -> int | None:

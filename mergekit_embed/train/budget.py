@@ -178,13 +178,15 @@ def _notes(
         if dataset.spec.negatives and dataset.labels is None and dataset.spec.kind != "sts":
             if not dataset.negatives and dataset.spec.mine is None:
                 notes.append(f"{name} has no hard negatives; `mine` finds some")
+            elif not dataset.negatives and dataset.mined is not None:
+                notes.append(f"{name}: no hard negatives were found; raise `top` or `below`")
             elif dataset.short:
                 notes.append(
                     f"{name}: {dataset.short} rows have fewer than {dataset.negatives} hard "
                     "negatives, and are filled up"
                 )
-        if dataset.spec.mine is not None:
-            notes.append(f"{name}: the negatives that `mine` finds are not counted here")
+        if dataset.spec.mine is not None and dataset.mined is None:
+            notes.append(f"{name}: its negatives are mined first, and not counted here")
         if not any(name in member.rows for member in members):
             notes.append(f"{name} is in no member")
     for cost in costs:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,28 @@ SHOWN = 20
 
 
 @dataclass(frozen=True)
+class Mined:
+    """Negatives that were found for rows: places of texts in the data set that they are taken from.
+
+    Attributes:
+        key: the hash of all that they depend on: rows, encoder, parameters.
+        rows: int64 (N, most), for each row the numbers of other rows, the nearest first, then -1
+            where it has fewer.
+        texts: int32 (N, most), which text it is there: of the positives, and then of the negatives.
+    """
+
+    key: str
+    rows: NDArray[np.int64]
+    texts: NDArray[np.int32]
+
+    def places(self, number: int) -> Iterator[tuple[int, int]]:
+        """The row and the text of every negative that was found for a row."""
+        for row, text in zip(self.rows[number], self.texts[number], strict=True):
+            if row >= 0:
+                yield int(row), int(text)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The good rows of a data set. They are numbered from 0, bad ones are not counted.
 
@@ -38,6 +60,7 @@ class Dataset:
         digest: of all rows in their order, whatever the format of the file.
         bad: rows that were left out, the first of them by place and fault.
         bad_count: how many they are.
+        mined: negatives that were found for its rows; None where nobody looked for any.
     """
 
     spec: DatasetSpec
@@ -50,12 +73,32 @@ class Dataset:
     digest: str
     bad: tuple[Problem, ...]
     bad_count: int
+    mined: Mined | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.identities)
 
     def __getitem__(self, number: int) -> Row:
-        """The row of this number.
+        """The row of this number, with the negatives that were found for it after its own.
+
+        Raises:
+            DataError: when the file has changed since it was checked.
+        """
+        row = self.given(number)
+        if self.mined is None:
+            return row
+        assert isinstance(row, Ranked)
+        found = (self.text(*place) for place in self.mined.places(int(number)))
+        return replace(row, negatives=(*row.negatives, *found))
+
+    def text(self, number: int, index: int) -> str:
+        """A text of a row of a query: of its positives, and then of its own negatives."""
+        row = self.given(number)
+        assert isinstance(row, Ranked)
+        return (*row.positives, *row.negatives)[index]
+
+    def given(self, number: int) -> Row:
+        """The row of this number as the file has it.
 
         Raises:
             DataError: when the file has changed since it was checked.

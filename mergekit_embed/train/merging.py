@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, RecipeError
 from ..methods import Method, available
 from ..recipe.load import validate
-from ..recipe.source import Source
+from ..recipe.source import Source, plain
 from ..recipe.sweep import points
 from .specs import MemberSpec, TrainingPlan
 
@@ -32,6 +34,24 @@ def merge_recipe(plan: TrainingPlan, rows: Mapping[str, int], base: str) -> dict
     weights = weights_of(members, rows, plan.weights)
     adapters = plan.lora is not None and not plan.lora.fold
     return _recipe(plan.merge, members, weights, base, adapters=adapters)
+
+
+def write_recipe(path: Path, recipe: Mapping[str, Any], comment: str) -> None:
+    """Write a recipe as YAML, down to the disk, under a line of comment.
+
+    Raises:
+        OSError: when that fails.
+    """
+    from ruamel.yaml import YAML
+
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f"# {comment}\n")
+        yaml.dump(plain(recipe), file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def weights_of(

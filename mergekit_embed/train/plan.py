@@ -72,6 +72,7 @@ def validate(origin: Source) -> TrainingPlan:
         problems=problems,
     )
     problems += _problems_of_length(origin, parsed)
+    problems += _problems_of_stop(origin, parsed)
     problems += _problems_of_order(origin, parsed.schedule, datasets)
     if members and not problems:
         adapters = parsed.lora is not None and not parsed.lora.fold
@@ -250,6 +251,17 @@ def _problems_of_length(origin: Source, parsed: PlanFile) -> Iterator[Problem]:
         if member.epochs is not None:
             message = "and the plan's `steps` exclude each other"
             yield origin.problem(("members", index, "epochs"), message, key=True)
+
+
+def _problems_of_stop(origin: Source, parsed: PlanFile) -> Iterator[Problem]:
+    """Where training may stop early, the best weights are kept, and no others can be asked for."""
+    if parsed.early_stop is None:
+        return
+    for index, member in enumerate(parsed.members):
+        for key in ("checkpoints", "ema"):
+            if getattr(member, key) is not None:
+                message = "and `early_stop`, which keeps the best weights, exclude each other"
+                yield origin.problem(("members", index, key), message, key=True)
 
 
 def _problems_of_order(

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from ..recipe.tables import keys, table
 from .layouts import TAKES
 from .objectives import DEFAULTS
+from .reference_running import FILES, RESULTS, RUNNING
+from .reference_texts import DEV, MINING, UPDATES
 from .schedules import ORDERS
 from .schema import (
     DatasetEntry,
@@ -48,7 +50,7 @@ members: [20, 40, 60, 80, 100]         # percent of the rows of every data set
 boom-train plan.yaml --dry-run             # rows, batches, steps and tokens of every member
 boom-train plan.yaml --list-rows bag-20    # every row that a member is trained on
 boom-train plan.yaml -o out                # out/members/bag-20, ..., out/merge.yaml
-boom-merge out/merge.yaml
+boom-train plan.yaml -o out --merge        # and out/merged
 ```
 
 Defaults are those of BOOM (arXiv 2602.05787) where it says: the bags {20, 40, 60, 80, 100},
@@ -187,6 +189,7 @@ def markdown() -> str:
         *table(head, (row for row in keys(DatasetEntry) if row not in shared)),
         *section("A `prompt`:", PromptEntry),
         *section("A `loss`:", LossEntry),
+        MINING,
         *section("What `mine` says:", MineEntry),
         BAGS,
         *section("Each entry of `members`:", MemberEntry),
@@ -199,7 +202,12 @@ def markdown() -> str:
         *section("What `training` says:", TrainingEntry),
         *section("What `lora` says:", LoraEntry),
         *section("What `early_stop` says:", EarlyStopEntry),
+        DEV,
         MERGE,
+        RUNNING,
+        *table(("file", "what it is"), FILES),
+        RESULTS,
+        UPDATES,
     ]
     return "\n".join(parts).rstrip() + "\n"
 

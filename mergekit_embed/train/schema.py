@@ -372,7 +372,8 @@ class PlanFile(BaseModel):
         json_schema_extra=_or_boolean,
     )
     early_stop: EarlyStopEntry | None = Field(
-        default=None, description="stop when a dev task does not become better"
+        default=None,
+        description="stop when a dev task does not become better, and keep the best weights",
     )
     weights: Literal["rows", "equal"] = Field(
         default="rows", description="what members weigh in the merge: their rows, or all alike"

@@ -77,7 +77,9 @@ class TrainingEntry(BaseModel):
         default=False, description="compute activations twice and keep fewer of them"
     )
     save_every: Positive | None = Field(
-        default=None, description="steps between checkpoints that a killed run continues from"
+        default=None,
+        description="steps between checkpoints that a killed run continues from; by default there "
+        "is one every 5 minutes",
     )
 
 
@@ -116,7 +118,7 @@ class LoraEntry(BaseModel):
 
 
 class EarlyStopEntry(BaseModel):
-    """Training ends when a dev task does not become better."""
+    """Training ends when a dev task does not become better, with the best weights so far."""
 
     model_config = STRICT
 

@@ -56,12 +56,15 @@ def _tokenizer_of(model: str, folders: tuple[Path, ...]) -> Path:
     name = HUB_ID.fullmatch(model)
     if name is None or model.startswith("."):
         raise NotFoundError(f"there is no folder {model}")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    try:
-        return Path(hf_hub_download(name["id"], FILE, revision=name["revision"]))
+    try:  # as models are fetched: without a network it says so at once, where one file is retried
+        held = snapshot_download(name["id"], revision=name["revision"], allow_patterns=[FILE])
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         message = f"there is no folder {model}, and {FILE} cannot be had of the Hub: {reason}"
         raise NotFoundError(message) from error
+    if not (Path(held) / FILE).is_file():
+        raise NotFoundError(f"{model} has no {FILE}")
+    return Path(held) / FILE

@@ -2,8 +2,8 @@
 
     python recipes/quickstart/compare.py demo
 
-reads demo/base, demo/members/* and demo/merged. Further merges to compare are named after the
-folder: `compare.py demo demo/merged demo/another`.
+reads demo/base, demo/trained/members/* and demo/merged. Further merges to compare are named after
+the folder: `compare.py demo demo/merged demo/another`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rich.table import Table
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-TEXTS = Path(__file__).with_name("texts.jsonl")
+DEV = Path(__file__).with_name("dev")
 DOMAINS = ("packages", "docstrings", "commands")
 TOKENS = 96  # read of each text; the models could read 256, in more time
 
@@ -47,16 +47,22 @@ class Row:
         return mean(self.scores)
 
 
-def retrieval_task(path: Path, domain: str) -> InformationRetrievalEvaluator:
-    """The held-out queries and documents of one domain."""
+def read(path: Path) -> list[dict[str, str]]:
+    """The objects of a file of JSON Lines."""
     with path.open(encoding="utf-8") as lines:
-        rows = [row for row in map(json.loads, lines) if row["domain"] == domain]
-    queries = [row for row in rows if row["split"] == "query"]
+        return [json.loads(line) for line in lines]
+
+
+def retrieval_task(folder: Path) -> InformationRetrievalEvaluator:
+    """The held-out queries and documents of one domain."""
+    relevant: dict[str, set[str]] = {}
+    for row in read(folder / "qrels.jsonl"):
+        relevant.setdefault(row["query-id"], set()).add(row["corpus-id"])
     return InformationRetrievalEvaluator(
-        queries={row["id"]: row["text"] for row in queries},
-        corpus={row["id"]: row["text"] for row in rows if row["split"] == "document"},
-        relevant_docs={row["id"]: set(row["relevant"]) for row in queries},
-        name=domain,
+        queries={row["id"]: row["text"] for row in read(folder / "queries.jsonl")},
+        corpus={row["id"]: row["text"] for row in read(folder / "corpus.jsonl")},
+        relevant_docs=relevant,
+        name=folder.name,
     )
 
 
@@ -112,18 +118,18 @@ def main() -> None:
     parser.add_argument("merges", type=Path, nargs="*", help="merges to compare (FOLDER/merged)")
     options = parser.parse_args()
     folder: Path = options.folder
-    members = [folder / "members" / domain for domain in DOMAINS]
+    members = [folder / "trained" / "members" / domain for domain in DOMAINS]
     merges: list[Path] = options.merges or [folder / "merged"]
     folders = [folder / "base", *members, *merges]
     for path, remedy in [
-        *((path, f"python recipes/quickstart/train_members.py {folder}") for path in folders[:4]),
+        *((path, "boom-train recipes/quickstart/plan.yaml") for path in folders[:4]),
         *((path, f"boom-merge recipes/quickstart.yaml -o {path}") for path in merges),
     ]:
         if not (path / "modules.json").is_file():
             parser.exit(1, f"{path} is not a model folder yet; run: {remedy}\n")
 
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    tasks = [retrieval_task(TEXTS, domain) for domain in DOMAINS]
+    tasks = [retrieval_task(DEV / domain) for domain in DOMAINS]
     rows: list[Row] = []
     columns = (TextColumn("scoring {task.description:<12}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as progress:
