@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import UsageError
 from .specs import Doubles, Evaluation
 
 if TYPE_CHECKING:
@@ -29,17 +27,12 @@ class DevTasks:
         """Open the tasks.
 
         Raises:
-            UsageError: when this version measures no dev tasks.
             DataError: when a folder is no task.
         """
-        try:
-            module = importlib.import_module("mergekit_embed.train.dev")
-        except ModuleNotFoundError as error:
-            if error.name != "mergekit_embed.train.dev":
-                raise
-            raise UsageError("this version measures no dev tasks; leave out `dev`") from error
+        from ..train.dev import evaluator
+
         self._evaluators: dict[str, Callable[[Any], Any]] = {
-            folder.name: module.evaluator(folder, batch_size) for folder in folders
+            folder.name: evaluator(folder, batch_size) for folder in folders
         }
 
     def scores(self, model: SentenceTransformer) -> dict[str, float]:

@@ -148,11 +148,6 @@ def _problems(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
     if parsed.objective != "loss" and parsed.strategy == "gradient":
         message = "a metric has no gradient; judge by the loss, or choose greedy_soup"
         yield origin.problem(("search", "objective"), message)
-    mined = [(key, name) for key in ("data", "tasks") for name in getattr(parsed, key)]
-    for key, name in mined:
-        if getattr(parsed, key)[name].mine is not None:
-            message = "a search mines no negatives; name a file that has them"
-            yield origin.problem(("search", key, name, "mine"), message, key=True)
     if parsed.strategy != "gradient":
         for key in sorted(parsed.model_fields_set & set(GRADIENT_ONLY)):
             message = f"is of the strategy gradient, not of {parsed.strategy}"

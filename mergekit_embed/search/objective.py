@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..rows import Role
-from ..statistics.embedder import PROMPTS
-from ..train import losses
 from ..train.data import Dataset
 from ..train.draws import key_of, shuffled
-from ..train.examples import Example, Examples, columns_of, label_of, prompts_of
+from ..train.examples import Example, Examples, columns_of, label_of
+from ..train.models import prompts
+from ..train.objectives import built
 from ..train.schedules import Batch
-from ..train.specs import Loss
 from .probe import ProbeSet
 from .specs import Evaluation
 
@@ -116,44 +114,18 @@ class ProbeLoss:
         return loss
 
 
-def built(loss: Loss, model: SentenceTransformer, positives: int) -> nn.Module:
-    """A loss with all that is put around it.
-
-    Raises:
-        UsageError: when it does not suit the model.
-    """
-    module = losses.named(loss.name).build(model, positives, **loss.parameters)
-    for around in loss.wrap:
-        module = losses.wrapper(around.name).build(model, module, **around.parameters)
-    assert isinstance(module, nn.Module)
-    return module
-
-
 def _tokenised(model: SentenceTransformer, examples: Examples, batch: Batch) -> Tokens:
     dataset = examples.dataset
     rows: Sequence[Example] = [examples[int(number)] for number in batch.numbers]
-    prompts = _prompts(model, dataset)
+    before = prompts(model, dataset)
     columns = []
     for column in columns_of(dataset):
         texts = [str(row[column]) for row in rows]
-        features = model.preprocess(texts, prompt=prompts[column] or None)
+        features = model.preprocess(texts, prompt=before[column] or None)
         columns.append({key: _narrow(value) for key, value in features.items()})
     label = label_of(dataset)
     labels = None if label is None else torch.tensor([row[label] for row in rows])
     return Tokens(dataset.spec.name, tuple(columns), labels)
-
-
-def _prompts(model: SentenceTransformer, dataset: Dataset) -> dict[str, str]:
-    """What is put before the texts of each column: as the data set says, else the model's own."""
-    said = prompts_of(dataset)
-    ranked = dataset.labels is None and dataset.spec.kind not in {"sts", "pair"}
-    found = {}
-    for column in columns_of(dataset):
-        role: Role = "text" if not ranked else "query" if column == "anchor" else "document"
-        names = (*PROMPTS[role], model.default_prompt_name or "")
-        own = next((model.prompts[name] for name in names if name in model.prompts), None)
-        found[column] = said.get(column, own or "")
-    return found
 
 
 def _narrow(value: Any) -> Any:

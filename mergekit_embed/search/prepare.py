@@ -14,6 +14,7 @@ from ..engine.reader import Reader
 from ..errors import Problem, RecipeError
 from ..statistics.embedder import Embedder
 from ..train.data import Dataset, open_datasets
+from ..train.mining import mine_all
 from .elements import opened
 from .geometry import Cells, cells_of, measured, merged_jobs
 from .groups import Grouping, grouped
@@ -63,12 +64,12 @@ def planned(spec: SearchSpec, output: Path) -> Plan:
 
 
 def open_probe(spec: SearchSpec) -> Probe:
-    """Read the data and draw the probe set.
+    """Read the data, mine negatives where it asks for some, and draw the probe set.
 
     Raises:
         DataError: with bad rows, data sets too small for a batch, and texts of dev tasks.
     """
-    datasets = open_datasets(spec.probe)
+    datasets = mine_all(open_datasets(spec.probe), spec.probe)
     rows = draw_probe(spec.probe, datasets, spec.rows, spec.held_out)
     refuse_overlap(rows.rows, datasets, spec.dev)
     return Probe(datasets, rows)

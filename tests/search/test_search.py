@@ -390,10 +390,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"merge_method": "ties", "search": {"data": DATA}}, "search.strategy: gradient finds"),
     ({"post": [{"temp_scale": 0.9}], "search": {"data": DATA}}, "post: does not go with a search"),
     ({"sweep": {"lambda": [1, 2]}, "search": {"data": DATA}}, "sweep"),
-    (
-        {"search": {"data": {"a": {"path": "a.jsonl", "kind": "pair", "mine": {"top": 60}}}}},
-        "search.data.a.mine: a search mines no negatives",
-    ),
 ]
 
 
