@@ -11,38 +11,47 @@ from ..checkpoint.reference import split
 from ..recipe import Recipe
 from ..recipe.source import plain
 from .groups import Grouping
-from .specs import Point
+from .specs import Point, SearchSpec
 
 NAME = "found.yaml"
 
 
-def found_recipe(recipe: Recipe, point: Point, grouping: Grouping, folder: Path) -> dict[str, Any]:
+def found_recipe(
+    spec: SearchSpec, point: Point, grouping: Grouping, folder: Path
+) -> dict[str, Any]:
     """The recipe as plain data, without its `search`, to be written into a folder.
 
     Models that are folders are named from there; it writes to where the given recipe would.
 
     Args:
-        recipe: what was searched with.
+        spec: what was searched, and with which recipe.
         point: the parameters.
         grouping: of the tensors that they are for.
         folder: that the recipe will lie in.
     """
+    recipe = spec.recipe
     data: dict[str, Any] = plain(recipe.source.data)
     del data["search"]
     data["output"] = str(recipe.target)
     references = {member.reference: index for index, member in enumerate(recipe.members)}
     for model in data["models"]:
         index = references.get(str(model["model"]))
-        if index is not None:
-            own = dict(model.get("parameters") or {})
+        own = {k: v for k, v in (model.get("parameters") or {}).items() if k not in spec.searched}
+        if index is not None and "weight" in spec.searched:
             own["weight"] = _value(point.weights[:, index].tolist(), grouping)
+        model.pop("parameters", None)
+        if own:
             model["parameters"] = own
         model["model"] = _moved(str(model["model"]), recipe, folder)
     if data.get("base_model") is not None:
         data["base_model"] = _moved(str(data["base_model"]), recipe, folder)
-    if recipe.method.name == "self_positioning":
-        common = dict(data.get("parameters") or {})
+    common = {k: v for k, v in (data.get("parameters") or {}).items() if k != "weight"}
+    if spec.strategy != "cma_es" and "lambda" in spec.searched:
         common["lambda"] = _value(point.factor.tolist(), grouping)
+    common |= point.others
+    if "weight" not in spec.searched:
+        common |= {k: v for k, v in (data.get("parameters") or {}).items() if k == "weight"}
+    if common:
         data["parameters"] = common
     return data
 

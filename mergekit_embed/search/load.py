@@ -25,13 +25,16 @@ DESCENDED = ("self_positioning", "task_arithmetic", "linear")
 WEIGHED = ("task_arithmetic", "linear")
 """Methods of which a member may be left out by a weight of 0."""
 
+ANY: tuple[str, ...] = ()
+
 FITTING = {
     "gradient": DESCENDED,
     "few_shot": WEIGHED,
     "greedy_soup": WEIGHED,
     "forward_selection": WEIGHED,
+    "cma_es": ANY,
 }
-"""The methods whose parameters each strategy can find."""
+"""The methods whose parameters each strategy can find; those of any where none is named."""
 
 GRADIENT_ONLY = (
     "steps",
@@ -83,6 +86,8 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
         time_limit=parsed.time_limit,
         temperature=parsed.temperature,
         dev=folders,
+        bounds={name: (least, most) for name, (least, most) in parsed.parameters.items()},
+        evaluations=parsed.evaluations,
     )
 
 
@@ -133,7 +138,7 @@ def _problems(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
     """What does not go together."""
     origin, method = recipe.source, recipe.method.name
     fitting = FITTING[parsed.strategy]
-    if method not in fitting:
+    if fitting and method not in fitting:
         message = f"{parsed.strategy} finds the weights of {', '.join(fitting)}, not of {method}"
         yield origin.problem(("search", "strategy"), message)
     if parsed.mu and method != "self_positioning":
@@ -152,7 +157,30 @@ def _problems(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
         for key in sorted(parsed.model_fields_set & set(GRADIENT_ONLY)):
             message = f"is of the strategy gradient, not of {parsed.strategy}"
             yield origin.problem(("search", key), message, key=True)
+    yield from _problems_of_bounds(recipe, parsed)
     yield from _problems_of_recipe(recipe)
+
+
+def _problems_of_bounds(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
+    """What is wrong with the parameters that `cma_es` searches."""
+    origin, known = recipe.source, recipe.method.parameters
+    if parsed.strategy != "cma_es":
+        for key in sorted({"parameters", "evaluations"} & parsed.model_fields_set):
+            message = f"is of the strategy cma_es, not of {parsed.strategy}"
+            yield origin.problem(("search", key), message, key=True)
+        return
+    if not parsed.parameters:
+        message = "cma_es needs the parameters to search, such as {lambda: [0.5, 1.5]}"
+        yield origin.problem(("search", "parameters"), message)
+    for name, (least, most) in parsed.parameters.items():
+        place: Place = ("search", "parameters", name)
+        if name not in known or known[name].type is not float:
+            numbers = [one for one, parameter in known.items() if parameter.type is float]
+            yield origin.problem(place, unknown("parameter", name, numbers), key=True)
+        elif not least < most:
+            yield origin.problem(place, f"the least, {least:g}, is not below the most, {most:g}")
+        elif wrong := known[name].check(least) or known[name].check(most):
+            yield origin.problem(place, wrong)
 
 
 def is_normalised(recipe: Recipe) -> bool:

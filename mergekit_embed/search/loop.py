@@ -11,23 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import NonFiniteError
-from .geometry import Cells
 from .objective import Objective
 from .specs import Doubles, Evaluation, Point, Proposal
 from .strategy import Strategy
 
 SAVE_EVERY = 5.0
 """Seconds between two writings of what a search remembers."""
-
-
-class Mover(Protocol):
-    """Stands at points of the members' span; see `position.Position`."""
-
-    def put(self, coefficients: Doubles) -> None:
-        """Go to a point, float64 (T, K)."""
-
-    def pulls(self) -> Doubles:
-        """The gradient by the coefficients, float64 (T, K)."""
 
 
 class Progress(Protocol):
@@ -71,7 +60,7 @@ class Trail:
         """The best point that was judged."""
         assert self.best is not None
         told = self.judged[self.best]
-        return Point(np.array(told["weights"]), np.array(told["factor"]))
+        return Point(np.array(told["weights"]), np.array(told["factor"]), told["parameters"])
 
     @property
     def best_value(self) -> float:
@@ -89,6 +78,7 @@ class Trail:
                 "tasks": dict(evaluation.tasks) if math.isfinite(value) else {},
                 "weights": proposal.point.weights.tolist(),
                 "factor": proposal.point.factor.tolist(),
+                "parameters": dict(proposal.point.others),
             }
         )
         if better:
@@ -104,16 +94,16 @@ class Searching:
     """A search on its way.
 
     Attributes:
-        coefficients: of every tensor at a point, float64 (T, K).
+        move: puts the model at a point.
+        pull: the gradient of the loss by the coefficients where it stands, float64 (C, K).
         save: is given the state now and then, and when the search is interrupted.
         limit: seconds after which it stops; None for never.
     """
 
     strategy: Strategy
     objective: Objective
-    mover: Mover
-    cells: Cells
-    coefficients: Callable[[Point], Doubles]
+    move: Callable[[Point], None]
+    pull: Callable[[], Doubles]
     save: Save
     progress: Progress
     limit: float | None = None
@@ -186,7 +176,7 @@ class Searching:
     def stand(self, point: Point) -> None:
         """Put the model at a point, unless it is there."""
         if self._standing is not point:
-            self.mover.put(self.coefficients(point))
+            self.move(point)
             self._standing = point
 
     def _evaluate(self, proposal: Proposal) -> Evaluation:
@@ -199,7 +189,7 @@ class Searching:
             self.progress.stepped(len(self.trail.steps), loss)
             if not math.isfinite(loss):
                 return Evaluation(loss)
-            return Evaluation(loss, gradient=self.cells.summed(self.mover.pulls()))
+            return Evaluation(loss, gradient=self.pull())
         evaluation = self.objective.judge()
         self.trail.add(proposal, evaluation)
         self.progress.judged(proposal.label, evaluation.value, self.trail.best_value)
@@ -208,9 +198,4 @@ class Searching:
     def _same(self, point: Point) -> Point:
         """The point where the model stands, if it is an equal one."""
         standing = self._standing
-        same = (
-            standing is not None
-            and np.array_equal(standing.weights, point.weights)
-            and np.array_equal(standing.factor, point.factor)
-        )
-        return standing if same and standing is not None else point
+        return standing if standing is not None and standing.equals(point) else point

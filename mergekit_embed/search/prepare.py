@@ -44,7 +44,7 @@ class Scene:
         jobs: of the tensors that are merged, in the order of their names.
         gram: float64 (K, K), of whole models; `grams`: float64 (T, K, K), of the tensors.
         labels: of the members, as the recipe calls them.
-        position: moves `embedder.model`.
+        position: moves `embedder.model`, which is on `device`.
     """
 
     plan: Plan
@@ -56,6 +56,7 @@ class Scene:
     labels: list[str]
     embedder: Embedder
     position: Position
+    device: str
 
 
 def planned(spec: SearchSpec, output: Path) -> Plan:
@@ -110,6 +111,7 @@ def open_scene(
         labels=[member.reference for member in spec.recipe.members],
         embedder=embedder,
         position=position,
+        device=str(embedder.model.device),
     )
 
 

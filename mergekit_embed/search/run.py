@@ -15,8 +15,10 @@ from ..engine.reader import Reader
 from ..errors import OutputError
 from ..methods import Gram, available
 from ..recipe import Recipe
+from .by_merging import Merger
 from .descent import Descending
 from .dev import DevObjective, DevTasks, Scores, compared
+from .evolution import Evolving
 from .found import NAME, as_yaml, found_recipe
 from .geometry import told
 from .load import load_search
@@ -99,7 +101,7 @@ def search(
         trail = searching.run()
         searching.stand(trail.best_point)
         report = _report(spec, scene, probe, trail, searching)
-    content = found_recipe(spec.recipe, trail.best_point, scene.grouping, folder)
+    content = found_recipe(spec, trail.best_point, scene.grouping, folder)
     write_text(folder / NAME, as_yaml(content, _remark(spec, trail)))
     write_json(folder / REPORT, report)
     (folder / STATE).unlink(missing_ok=True)
@@ -134,13 +136,19 @@ def _inputs(plan: Plan) -> list[tuple[str, str]]:
 
 def _searching(spec: SearchSpec, scene: Scene, probe: Probe, progress: Progress) -> Searching:
     start = starting_point(spec, scene.jobs, scene.grouping)
-    merging = Merging(spec.recipe, scene.jobs, scene.cells)
+    if spec.strategy == "cma_es":
+        move = Merger(scene.plan, dict(scene.embedder.parameters()), scene.device).stand
+    else:
+        merging = Merging(spec.recipe, scene.jobs, scene.cells)
+
+        def move(point: Point) -> None:
+            scene.position.put(merging.coefficients(point))
+
     return Searching(
         strategy=strategy_of(spec, scene, start),
         objective=_objective(spec, scene, probe),
-        mover=scene.position,
-        cells=scene.cells,
-        coefficients=merging.coefficients,
+        move=move,
+        pull=lambda: scene.cells.summed(scene.position.pulls()),
         save=lambda state: None,
         progress=progress,
         limit=spec.time_limit,
@@ -153,6 +161,8 @@ def strategy_of(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
         return Descending(spec.descent, mapping_of(spec, scene.cells, start), start)
     if spec.strategy == "few_shot":
         return FewShot(scene.labels, spec.temperature)
+    if spec.strategy == "cma_es":
+        return Evolving(spec.bounds, start, spec.evaluations, spec.seed)
     kind = GreedySoup if spec.strategy == "greedy_soup" else ForwardSelection
     return kind(scene.labels)
 
@@ -225,7 +235,7 @@ def _comparison(
     for name, coefficients in _plain_merges(scene).items():
         position.put(coefficients)
         models[name] = tasks.scores(model)
-    searching.mover.put(searching.coefficients(trail.best_point))
+    searching.move(trail.best_point)
     return compared(models, "found", spec.seed)
 
 

@@ -47,7 +47,7 @@ class SearchEntry(BaseModel):
         description="the part of every task's batches that points are judged on and that give no "
         "gradient; at least one batch of every data set. 0: judge on all",
     )
-    strategy: Literal["gradient", "few_shot", "greedy_soup", "forward_selection"] = Field(
+    strategy: Literal["gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es"] = Field(
         default="gradient", description="how points are found (see below)"
     )
     objective: Literal["loss", "dev", "borda"] = Field(
@@ -95,6 +95,12 @@ class SearchEntry(BaseModel):
     temperature: Annotated[Number, Field(gt=0)] = Field(
         default=1.0, description="of `few_shot`: weights are softmax(-loss / temperature)"
     )
+    parameters: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=dict,
+        description="of `cma_es`: the least and the most of every parameter that is searched, such "
+        "as `{density: [0.1, 0.9], lambda: [0.5, 1.5]}`; `weight` is one for each member",
+    )
+    evaluations: Positive = Field(default=60, description="of `cma_es`: points that are judged")
 
     def rate(self) -> float:
         """The learning rate at the first step."""

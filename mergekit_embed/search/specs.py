@@ -15,7 +15,7 @@ from ..train.specs import TrainingPlan
 
 Doubles = NDArray[np.float64]
 
-StrategyName = Literal["gradient", "few_shot", "greedy_soup", "forward_selection"]
+StrategyName = Literal["gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es"]
 """How points are proposed."""
 
 GroupsName = Literal["model", "block", "layer", "module", "component"]
@@ -51,6 +51,7 @@ class SearchSpec:
         time_limit: seconds; None for none.
         temperature: of `few_shot`.
         dev: folders of dev tasks.
+        bounds: of `cma_es`: the least and the most of every parameter; `evaluations`: its points.
     """
 
     recipe: Recipe
@@ -66,6 +67,16 @@ class SearchSpec:
     time_limit: float | None
     temperature: float
     dev: tuple[Path, ...]
+    bounds: Mapping[str, tuple[float, float]]
+    evaluations: int
+
+    @property
+    def searched(self) -> frozenset[str]:
+        """The parameters that are found."""
+        if self.strategy == "cma_es":
+            return frozenset(self.bounds)
+        positioned = self.recipe.method.name == "self_positioning"
+        return frozenset({"weight", "lambda"} if positioned else {"weight"})
 
 
 @dataclass(frozen=True)
@@ -75,15 +86,22 @@ class Point:
     Attributes:
         weights: float64 (G, K), what the method calls `weight`.
         factor: float64 (G,), what it calls `lambda`; 1 where it has none.
+        others: parameters by name that `cma_es` searches, the same for all tensors.
     """
 
     weights: Doubles
     factor: Doubles
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_finite(self) -> bool:
         """Whether it can be merged."""
         return bool(np.isfinite(self.weights).all() and np.isfinite(self.factor).all())
+
+    def equals(self, other: Point) -> bool:
+        """Whether both merge to the same."""
+        same = np.array_equal(self.weights, other.weights)
+        return same and np.array_equal(self.factor, other.factor) and self.others == other.others
 
 
 @dataclass(frozen=True)

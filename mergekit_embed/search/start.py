@@ -14,6 +14,7 @@ from ..methods import Gram
 from ..methods.notes import collected_notes
 from ..recipe import Recipe
 from ..recipe.values import Path as Place
+from .by_merging import weights_of
 from .geometry import Cells
 from .groups import Grouping
 from .load import is_normalised
@@ -38,7 +39,9 @@ def starting_point(spec: SearchSpec, jobs: Sequence[Job], grouping: Grouping) ->
             raise RecipeError([recipe.source.problem(place, told)])
         weights.append(found[0][:-1])
         factors.append(found[0][-1])
-    point = Point(np.stack(weights), np.array(factors))
+    point = Point(np.stack(weights), np.array(factors), _others(spec, jobs[0]))
+    if spec.strategy == "cma_es":
+        return point
     if not _says_weights(recipe) and recipe.method.name != "self_positioning":
         point = Point(np.full_like(point.weights, 1.0 / point.weights.shape[1]), point.factor)
     if spec.strategy == "gradient" and is_normalised(recipe):
@@ -52,7 +55,14 @@ def starting_point(spec: SearchSpec, jobs: Sequence[Job], grouping: Grouping) ->
 def _values(job: Job) -> Doubles:
     """The weights of the members and lambda, float64 (K + 1,)."""
     assert job.parameters is not None
-    return np.append(job.parameters["weight"], job.parameters.get("lambda", 1.0))
+    return np.append(weights_of(job), job.parameters.get("lambda", 1.0))
+
+
+def _others(spec: SearchSpec, job: Job) -> dict[str, float]:
+    """What `cma_es` searches beside weights, where the recipe has it; means over members."""
+    assert job.parameters is not None
+    names = [name for name in spec.bounds if name != "weight"]
+    return {name: float(np.mean(job.parameters[name])) for name in names}
 
 
 def _says_weights(recipe: Recipe) -> bool:

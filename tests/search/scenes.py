@@ -125,12 +125,12 @@ Plant = Callable[[Scene], Doubles]
 def searching_of(spec: SearchSpec, scene: Scene, objective: Any) -> Searching:
     """A search as the command runs it, with an objective of the test's own."""
     start = starting_point(spec, scene.jobs, scene.grouping)
+    merging = Merging(spec.recipe, scene.jobs, scene.cells)
     return Searching(
         strategy=strategy_of(spec, scene, start),
         objective=objective,
-        mover=scene.position,
-        cells=scene.cells,
-        coefficients=Merging(spec.recipe, scene.jobs, scene.cells).coefficients,
+        move=lambda point: scene.position.put(merging.coefficients(point)),
+        pull=lambda: scene.cells.summed(scene.position.pulls()),
         save=lambda state: None,
         progress=Silent(),
     )
