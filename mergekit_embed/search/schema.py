@@ -53,7 +53,7 @@ class SearchEntry(BaseModel):
     objective: Literal["loss", "dev", "borda"] = Field(
         default="loss",
         description="what points are judged by: the loss on the probe set, the mean of the `dev` "
-        "tasks, or their Borda count among all points judged so far",
+        "tasks, or their Borda count against the members",
     )
     dev: list[Text] = Field(
         default_factory=list,

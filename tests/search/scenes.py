@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ruamel.yaml import YAML
 from tiny_models import WORDS, build_minilm, perturb
+from train.plans import write_rows
 
 from mergekit_embed.engine.reader import Reader
 from mergekit_embed.search.load import load_search
@@ -50,13 +49,6 @@ def make_family(root: Path) -> Path:
     )
     write_rows(root / "topics.jsonl", [{"text": text(), "label": f"c{i % 3}"} for i in range(40)])
     return root
-
-
-def write_rows(path: Path, rows: Iterable[Any]) -> Path:
-    """A file of JSON Lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def recipe_of(root: Path, method: str = "self_positioning", **search: Any) -> Path:
@@ -119,9 +111,6 @@ class Planted:
         return Evaluation(self._distance())
 
 
-Plant = Callable[[Scene], Doubles]
-
-
 def searching_of(spec: SearchSpec, scene: Scene, objective: Any) -> Searching:
     """A search as the command runs it, with an objective of the test's own."""
     start = starting_point(spec, scene.jobs, scene.grouping)
@@ -134,7 +123,3 @@ def searching_of(spec: SearchSpec, scene: Scene, objective: Any) -> Searching:
         save=lambda state: None,
         progress=Silent(),
     )
-
-
-def spread(values: Any) -> Doubles:
-    return np.asarray(values, dtype=np.float64)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_models import WORDS
+from train.plans import write_rows
 
 from mergekit_embed.search import search
 from mergekit_embed.search.dev import borda, compared
 
-from .scenes import DATA, recipe_of, write_recipe, write_rows
+from .scenes import DATA, recipe_of, write_recipe
 
 
 def dev_folders(root: Path) -> list[str]:

@@ -17,8 +17,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from helpers import Ran, boom_merge
+from lora import adapt
 from safetensors.torch import load_file
 from tiny_models import build_minilm
+from train.plans import write_rows
 
 import mergekit_embed.search.loop
 from mergekit_embed import merge
@@ -37,7 +39,7 @@ from mergekit_embed.search.loop import Silent
 from mergekit_embed.search.objective import ProbeLoss
 from mergekit_embed.search.state import STATE
 
-from .scenes import DATA, opened_scene, recipe_of, write_recipe, write_rows
+from .scenes import DATA, opened_scene, recipe_of, write_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -159,6 +161,18 @@ def test_a_search_without_a_base_stays_on_the_simplex(family_folder: Path) -> No
     weights = found.point.weights
     assert (weights > 0).all()
     np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-12)
+
+
+def test_members_may_be_adapters(family_folder: Path) -> None:
+    for seed in (1, 2):
+        adapt(family_folder / "base", family_folder / f"a{seed}", seed)
+    recipe = recipe_of(family_folder, "task_arithmetic")
+    text = recipe.read_text().replace("model: m1", "model: base+a1")
+    recipe.write_text(text.replace("model: m2", "model: base+a2"))
+    found = search(recipe, family_folder / "out", device="cpu")
+    assert found.value < found.start_value
+    assert load(found.recipe).members[0].reference == "../base+../a1"
+    merge(found.recipe, family_folder / "merged")
 
 
 # --- strategies without a gradient ---------------------------------------------------------------
