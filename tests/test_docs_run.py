@@ -15,6 +15,7 @@ from lora import adapt
 from tensor_folders import read_folder, write_statistics
 from test_docs import YAML
 from tiny_models import build_minilm, build_qwen3, embed, perturb
+from train.plans import rows_of, write_rows
 from vocabularies import grow, permuted
 
 from mergekit_embed import load_all
@@ -97,7 +98,9 @@ def test_a_recipe_of_the_docs_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    Path("shown.yaml").write_text(block)
+    Path("shown.yaml").write_text(block.replace("search:\n", "search:\n  steps: 2\n"))
+    for file, kind in re.findall(r"path: (\S+), kind: (\w+)", block):
+        write_rows(tmp_path / file, rows_of(kind, 64))
     shelf = Shelf(tmp_path, starts, by_token="tokenizer_source" in block)
     for reference in references(load_all("shown.yaml")[0].source.data):
         shelf.put(reference)

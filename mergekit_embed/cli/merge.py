@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from .options import SETTINGS, markdown_help
 if TYPE_CHECKING:
     from ..engine import MergeResult, Plan, Planner
     from ..engine.adapter_plan import AdapterPlan
+    from ..recipe import Recipe
 
 HELP = """Merge text-embedding models as a RECIPE says, and write a model folder.
 
@@ -38,6 +40,8 @@ models:
   - model: ./bert-medical
     parameters: {weight: 0.5}
 ```
+
+A recipe with a `search` block is searched first, as `boom-search` does, then merged.
 
 Look before you leap with `--dry-run`. Several recipes are all checked before the first is run.
 """
@@ -136,6 +140,13 @@ def merge(
         names = _distinct_names(recipes)
         targets = [output / n if output and len(names) > 1 else output for n in names]
         planned = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
+        if not dry_run and any(one.search is not None for one in _loaded(recipes)):
+            found = tuple(
+                _searched(one, device, restart, quiet=quiet or as_json) for one in recipes
+            )
+            planned = _planned(
+                found, targets, overwrite=overwrite, as_json=as_json, context=context
+            )
         if dry_run:
             _show_plans(planned, as_json=as_json)
         else:
@@ -163,6 +174,21 @@ def _distinct_names(recipes: tuple[Path, ...]) -> list[str]:
     return names
 
 
+def _loaded(recipes: tuple[Path, ...]) -> list[Recipe]:
+    from ..recipe import load_all
+
+    return [point for recipe in recipes for point in load_all(recipe)]
+
+
+def _searched(recipe: Path, device: str, restart: bool, *, quiet: bool) -> Path:
+    """The recipe with the parameters that its search has found; itself where it has none."""
+    from .search import searched
+
+    if all(one.search is None for one in _loaded((recipe,))):
+        return recipe
+    return searched(recipe, device=device, restart=restart, quiet=quiet).recipe
+
+
 def _planned(
     recipes: tuple[Path, ...],
     targets: list[Path | None],
@@ -171,7 +197,10 @@ def _planned(
     as_json: bool,
     context: click.Context,
 ) -> list[Plan | AdapterPlan]:
-    """The plans of every recipe, or every recipe's errors."""
+    """The plans of every recipe, or every recipe's errors.
+
+    One with a search is planned at the parameters that it starts from, which are as many.
+    """
     from ..recipe import load_all
 
     found: list[Plan | AdapterPlan] = []
@@ -183,7 +212,7 @@ def _planned(
             from ..engine import Planner, plan_many, refuse_shared_outputs
 
             planner = planner or Planner()
-            for point in points:
+            for point in (replace(point, search=None) for point in points):
                 found += plan_many(point, target, overwrite=overwrite, planner=planner)
             refuse_shared_outputs(found)
         except MergekitEmbedError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import RecipeError, UsageError
 from ..recipe import Recipe, load, load_all
 from .adapter_plan import AdapterPlan, plan_adapter
 from .destination import Destination, check_destination, check_disk
@@ -120,6 +120,11 @@ def plan_many(
 def _checked(
     planner: Planner, recipe: Recipe, output: str | Path | None, *, overwrite: bool
 ) -> Plan:
+    if recipe.search is not None:
+        message = (
+            "has to be done first: `boom-merge` does both, `mergekit_embed.search.search` this"
+        )
+        raise RecipeError([recipe.source.problem(("search",), message, key=True)])
     target = Path(output).expanduser() if output else recipe.target
     made = replace(planner.plan(recipe, target), overwrite=overwrite)
     check_destination(made)

@@ -104,6 +104,9 @@ def _nested(origin: Source, around: Around, problems: list[Problem]) -> Mapping[
                 elif "sweep" in inner.data:
                     message = "a member is one model, and cannot have a sweep; sweep here instead"
                     problems.append(inner.problem(("sweep",), message, key=True))
+                elif inner.data.get("search") is not None:
+                    message = "is no part of a member; run boom-search, and list what it finds"
+                    problems.append(inner.problem(("search",), message, key=True))
                 else:
                     found[name] = around.once(inner, validate)
         except RecipeError as error:
@@ -316,4 +319,5 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         adapter_output=AdapterOutput(adapter.rank) if (adapter := parsed.adapter_output) else None,
         tokenizer_source=vocabulary_of(wanted, origin),
         pad_to_multiple_of=parsed.pad_to_multiple_of or tokenizer.pad_to_multiple_of,
+        search=None if parsed.search is None else origin.data["search"],
     )

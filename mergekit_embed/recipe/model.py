@@ -73,7 +73,8 @@ class Recipe:
     those of its sweep. `edits` are
     those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
     members that the recipe accepts. `tokenizer_source` is `base`, `union`, or one of the models as
-    the recipe refers to it. `adapter_output` is None where the result is a model.
+    the recipe refers to it. `adapter_output` is None where the result is a model. `search` says how
+    parameters are to be found, as the file has it; None where all are given.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Recipe:
     point: str | None = None
     tokenizer_source: str | None = None
     pad_to_multiple_of: int | None = None
+    search: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def target(self) -> Path:

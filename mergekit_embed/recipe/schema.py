@@ -258,6 +258,11 @@ class RecipeFile(BaseModel):
         "(`models[0].parameters.weight`): a model for every combination, all in one run that reads "
         "every input once, each in a folder of its own in the output",
     )
+    search: dict[str, Any] | None = Field(
+        default=None,
+        description="find the method's parameters on a probe set, then merge with what was found "
+        "(docs/search.md)",
+    )
     post: Annotated[list[EditEntry], Field(min_length=1)] | None = Field(
         default=None,
         description="edits of the merged weights, in order, before they are rounded and stored",

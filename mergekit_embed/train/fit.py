@@ -23,7 +23,6 @@ from torch import nn
 from ..engine.manifest import public_name
 from ..engine.staging import Staging, sync, write_json
 from ..errors import DataError, OutputError, Problem, UsageError
-from . import losses
 from .arguments import arguments
 from .bags import Member
 from .batches import Columns, Order, Rows, steps_of
@@ -34,12 +33,13 @@ from .interrupt import Interrupt, put_off
 from .keeping import Keeping
 from .merging import FOLDER
 from .models import open_base, prepare, prompts, put_weights, write
+from .objectives import built
 from .places import places
 from .processes import Processes, has_accelerator
 from .progress import Progress
 from .record import WORK, Fingerprint, curve_of, file_sizes, rows_of, versions
 from .schedules import schedule, walk
-from .specs import Loss, TrainingPlan
+from .specs import TrainingPlan
 from .trainer import MemberTrainer
 
 
@@ -239,16 +239,9 @@ def _losses(model: SentenceTransformer, datasets: Mapping[str, Dataset]) -> dict
         spec = dataset.spec
         said = repr((spec.loss, spec.positives))
         if said not in made:
-            made[said] = _loss(model, spec.loss, spec.positives)
+            made[said] = built(spec.loss, model, spec.positives)
         found[name] = made[said]
     return found
-
-
-def _loss(model: SentenceTransformer, loss: Loss, positives: int) -> nn.Module:
-    built: nn.Module = losses.named(loss.name).build(model, positives, **loss.parameters)
-    for around in loss.wrap:
-        built = losses.wrapper(around.name).build(model, built, **around.parameters)
-    return built
 
 
 def _not_saved(job: Job, error: Exception) -> OutputError:

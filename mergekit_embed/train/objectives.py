@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..recipe.shape import unknown
 from ..recipe.values import Path
 from . import losses
-from .losses.registry import Entry, RowKind
+from .losses.registry import Entry, Model, Module, RowKind
 from .specs import Kind, Loss, Named
 
 DEFAULTS: dict[Kind, Loss] = {
@@ -62,3 +62,15 @@ def _faults_of_parameters(entry: Entry, named: Named, place: Path) -> Iterator[F
     for problem in entry.problems(named.parameters):
         path = (*place, "parameters", problem.where)
         yield Fault(path, problem.message, key=problem.where not in entry.settings)
+
+
+def built(loss: Loss, model: Model, positives: int) -> Module:
+    """A loss as a module, with all that is put around it.
+
+    Raises:
+        UsageError: when it does not suit the model.
+    """
+    module = losses.named(loss.name).build(model, positives, **loss.parameters)
+    for around in loss.wrap:
+        module = losses.wrapper(around.name).build(model, module, **around.parameters)
+    return module

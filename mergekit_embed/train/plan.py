@@ -46,6 +46,15 @@ def load(plan: str | Path | Mapping[str, Any] | TrainingPlan) -> TrainingPlan:
         origin = Source(source.plain(plan), None, "plan")
     else:
         origin = source.read(Path(plan), PLAN)
+    return validate(origin)
+
+
+def validate(origin: Source) -> TrainingPlan:
+    """Turn parsed YAML into a `TrainingPlan`.
+
+    Raises:
+        RecipeError: with every problem, in the order of the file.
+    """
     refuse_large_numbers(origin)
     parsed = _parse(origin)
     problems: list[Problem] = []

@@ -1,0 +1,23 @@
+"""Search: the parameters of a merge found on a small labelled sample, the probe set.
+
+A recipe with a `search` block goes in, one that `boom-merge` runs without data comes out.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .load import load_search
+    from .run import SearchResult, search
+
+_HOMES = {"SearchResult": "run", "search": "run", "load_search": "load"}
+
+__all__ = ["SearchResult", "load_search", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

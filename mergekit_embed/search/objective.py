@@ -1,0 +1,138 @@
+"""What a search makes small: a loss on batches, and a judgement of the model as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
+from torch import Tensor
+
+from ..train.data import Dataset
+from ..train.draws import key_of, shuffled
+from ..train.examples import Example, Examples, columns_of, label_of
+from ..train.models import prompts
+from ..train.objectives import built
+from ..train.schedules import Batch
+from .probe import ProbeSet
+from .specs import Evaluation
+
+
+class Objective(Protocol):
+    """Measures the model where it stands; small is good."""
+
+    def step(self, number: int) -> float:
+        """The loss of the batch of this step; its gradient is left in the model's parameters."""
+
+    def judge(self) -> Evaluation:
+        """What the model is worth, the same whenever it stands at the same point."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch as the model takes it: features of every column of texts, and labels.
+
+    Kept small: whole numbers as 32 bits.
+    """
+
+    name: str
+    columns: tuple[Mapping[str, Any], ...]
+    labels: Tensor | None
+
+    def on(self, device: torch.device) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """Features and labels for the loss."""
+        columns = [
+            batch_to_device({key: _wide(value) for key, value in one.items()}, device)
+            for one in self.columns
+        ]
+        return columns, None if self.labels is None else self.labels.to(device)
+
+
+class ProbeLoss:
+    """The mean over batches of the loss that each data set is trained with.
+
+    The model is as when it embeds, without dropout. Texts are tokenised once.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        datasets: Mapping[str, Dataset],
+        probe: ProbeSet,
+        seed: int,
+    ):
+        """Tokenise the probe set.
+
+        Raises:
+            UsageError: when a loss does not suit the model.
+            DataError: when rows are not what they were, or lack what their loss needs.
+        """
+        self._device, self._seed = model.device, seed
+        self._losses = {
+            name: built(dataset.spec.loss, model, dataset.spec.positives).to(model.device)
+            for name, dataset in datasets.items()
+        }
+        self._tasks = {name: dataset.spec.task for name, dataset in datasets.items()}
+        examples = {name: Examples(one, probe.rows, 0) for name, one in datasets.items()}
+        once = {
+            id(batch): _tokenised(model, examples[batch.names[0]], batch)
+            for batch in {id(batch): batch for batch in (*probe.taught, *probe.judged)}.values()
+        }
+        self._taught = [once[id(batch)] for batch in probe.taught]
+        self._judged = [once[id(batch)] for batch in probe.judged]
+        self._model = model
+
+    def step(self, number: int) -> float:
+        """See `Objective`. Every epoch goes through all batches in another order."""
+        epoch, place = divmod(number, len(self._taught))
+        identities = np.arange(len(self._taught), dtype=np.uint64)
+        order = shuffled(key_of("search", self._seed, epoch), identities)
+        torch.manual_seed(key_of("step", self._seed, number) % 2**63)  # of losses that draw
+        self._model.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            loss = self._loss(self._taught[order[place]])
+            if bool(loss.isfinite()):
+                loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def judge(self) -> Evaluation:
+        """See `Objective`: the mean over batches, and by task."""
+        torch.manual_seed(key_of("judge", self._seed) % 2**63)
+        found = [(self._tasks[one.name], float(self._loss(one))) for one in self._judged]
+        tasks = {task: [loss for name, loss in found if name == task] for task, _ in found}
+        means = {task: sum(own) / len(own) for task, own in tasks.items()}
+        return Evaluation(sum(loss for _, loss in found) / len(found), tasks=means)
+
+    def _loss(self, batch: Tokens) -> Tensor:
+        columns, labels = batch.on(self._device)
+        loss: Tensor = self._losses[batch.name](columns, labels)
+        return loss
+
+
+def _tokenised(model: SentenceTransformer, examples: Examples, batch: Batch) -> Tokens:
+    dataset = examples.dataset
+    rows: Sequence[Example] = [examples[int(number)] for number in batch.numbers]
+    before = prompts(model, dataset)
+    columns = []
+    for column in columns_of(dataset):
+        texts = [str(row[column]) for row in rows]
+        features = model.preprocess(texts, prompt=before[column] or None)
+        columns.append({key: _narrow(value) for key, value in features.items()})
+    label = label_of(dataset)
+    labels = None if label is None else torch.tensor([row[label] for row in rows])
+    return Tokens(dataset.spec.name, tuple(columns), labels)
+
+
+def _narrow(value: Any) -> Any:
+    whole = isinstance(value, Tensor) and value.dtype == torch.int64
+    return value.to(torch.int32) if whole else value
+
+
+def _wide(value: Any) -> Any:
+    whole = isinstance(value, Tensor) and value.dtype == torch.int32
+    return value.to(torch.int64) if whole else value

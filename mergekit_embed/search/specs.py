@@ -1,0 +1,132 @@
+"""A validated `search` block, and what passes between the parts of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..recipe import Recipe
+from ..train.specs import TrainingPlan
+
+Doubles = NDArray[np.float64]
+
+StrategyName = Literal["gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es"]
+"""How points are proposed."""
+
+GroupsName = Literal["model", "block", "layer", "module", "component"]
+"""Which tensors have coefficients in common."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How coefficients follow their gradient; see `SearchEntry` for each."""
+
+    steps: int
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: float
+    momentum: float
+    schedule: Literal["linear", "cosine", "constant"]
+    mu: float
+    l1: float
+    evaluate_every: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """What is searched, and on what.
+
+    Attributes:
+        recipe: what is merged; its parameters are where a search starts.
+        probe: the data sets, as a training plan has them.
+        rows: of the probe set, at most.
+        held_out: the part of its batches that points are judged on and that give no gradient.
+        objective: what is judged by: the mean loss of a probe set, the mean of dev tasks (its
+            negative, as everything searched for is small), or their Borda count.
+        time_limit: seconds; None for none.
+        temperature: of `few_shot`.
+        dev: folders of dev tasks.
+        bounds: of `cma_es`: the least and the most of every parameter; `evaluations`: its points.
+    """
+
+    recipe: Recipe
+    probe: TrainingPlan
+    strategy: StrategyName
+    objective: Literal["loss", "dev", "borda"]
+    groups: GroupsName
+    blocks: int
+    descent: Descent
+    rows: int
+    held_out: float
+    seed: int
+    time_limit: float | None
+    temperature: float
+    dev: tuple[Path, ...]
+    bounds: Mapping[str, tuple[float, float]]
+    evaluations: int
+
+    @property
+    def searched(self) -> frozenset[str]:
+        """The parameters that are found."""
+        if self.strategy == "cma_es":
+            return frozenset(self.bounds)
+        positioned = self.recipe.method.name == "self_positioning"
+        return frozenset({"weight", "lambda"} if positioned else {"weight"})
+
+
+@dataclass(frozen=True)
+class Point:
+    """Parameters of a merge, for each group of tensors.
+
+    Attributes:
+        weights: float64 (G, K), what the method calls `weight`.
+        factor: float64 (G,), what it calls `lambda`; 1 where it has none.
+        others: parameters by name that `cma_es` searches, the same for all tensors.
+    """
+
+    weights: Doubles
+    factor: Doubles
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it can be merged."""
+        return bool(np.isfinite(self.weights).all() and np.isfinite(self.factor).all())
+
+    def equals(self, other: Point) -> bool:
+        """Whether both merge to the same."""
+        same = np.array_equal(self.weights, other.weights)
+        return same and np.array_equal(self.factor, other.factor) and self.others == other.others
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point that a strategy wants to know something of.
+
+    `descend`: the loss of the next batch and its gradient; otherwise the point is judged. `label`
+    says what the point is, for the report.
+    """
+
+    point: Point
+    descend: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of a point: small values are good.
+
+    Attributes:
+        value: the loss of a batch, or what the point is judged by.
+        gradient: float64 (C, K), of the loss by the coefficients of every cell.
+        tasks: what the value is made of, by task.
+    """
+
+    value: float
+    gradient: Doubles | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)

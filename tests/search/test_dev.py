@@ -1,0 +1,91 @@
+"""Dev tasks: judging by them, comparing with merges that need no search, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_models import WORDS
+from train.plans import write_rows
+
+from mergekit_embed.search import search
+from mergekit_embed.search.dev import borda, compared
+
+from .scenes import DATA, recipe_of, write_recipe
+
+
+def dev_folders(root: Path) -> list[str]:
+    """Two tasks beside a recipe: similarity, and retrieval."""
+    drawn = random.Random(7)
+
+    def text() -> str:
+        return " ".join(drawn.choices(WORDS, k=5))
+
+    pairs = [{"sentence1": text(), "sentence2": text(), "score": drawn.random()} for _ in range(30)]
+    write_rows(root / "dev" / "pairs" / "pairs.jsonl", pairs)
+    found = root / "dev" / "found"
+    write_rows(found / "queries.jsonl", [{"id": f"q{i}", "text": text()} for i in range(10)])
+    write_rows(found / "corpus.jsonl", [{"id": f"d{i}", "text": text()} for i in range(20)])
+    relevant = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(10)]
+    write_rows(found / "qrels.jsonl", relevant)
+    return ["dev/pairs", "dev/found"]
+
+
+def soup_of(root: Path, **search: Any) -> Path:
+    content = {
+        "merge_method": "linear",
+        "models": [{"model": f"m{i}"} for i in (1, 2, 3)],
+        "search": {"data": DATA, "batch_size": 8, "dev": dev_folders(root), **search},
+    }
+    return write_recipe(root / "soup.yaml", content)
+
+
+@pytest.mark.parametrize("objective", ["dev", "borda"])
+def test_a_soup_is_chosen_by_dev_tasks(family_folder: Path, objective: str) -> None:
+    recipe = soup_of(family_folder, strategy="greedy_soup", objective=objective)
+    found = search(recipe, family_folder / "out", device="cpu")
+    judged = found.report["judged"]
+    assert set(judged[0]["tasks"]) == {"pairs", "found"}
+    assert found.value == min(one["value"] for one in judged)
+    if objective == "dev":
+        assert judged[1]["value"] == pytest.approx(-np.mean(list(judged[1]["tasks"].values())))
+
+
+def test_what_is_found_is_compared_with_merges_that_need_no_search(family_folder: Path) -> None:
+    recipe = recipe_of(family_folder, dev=dev_folders(family_folder))
+    found = search(recipe, family_folder / "out", device="cpu")
+    told = json.loads((family_folder / "out" / "search.json").read_text())["dev"]
+    assert set(told) >= {"found", "uniform", "multislerp"}
+    (best,) = (name for name in told if name.startswith("best member (m"))
+    assert set(told[best]["tasks"]) == {"pairs", "found"}
+    lead = told["uniform"]["lead"]
+    assert lead["mean"] == pytest.approx(told["found"]["mean"] - told["uniform"]["mean"])
+    assert lead["interval"][0] <= lead["mean"] <= lead["interval"][1]
+    assert found.report["dev"] == told
+
+
+def test_the_uniform_merge_is_the_mean_of_the_members(family_folder: Path) -> None:
+    equal = {"strategy": "few_shot", "temperature": 1e9}
+    found = search(soup_of(family_folder, **equal), family_folder / "out", device="cpu")
+    last = found.report["judged"][-1]
+    assert last["label"] == "softmax of all"
+    np.testing.assert_allclose(last["weights"][0], 1 / 3, atol=1e-8)
+
+
+def test_a_borda_count_counts_rivals_in_every_task() -> None:
+    rivals = [{"a": 0.1, "b": 0.9}, {"a": 0.5, "b": 0.2}]
+    assert borda({"a": 0.5, "b": 0.3}, rivals) == 1.5 + 1.0
+
+
+def test_an_interval_holds_the_lead_and_needs_two_tasks() -> None:
+    one = compared({"ours": {"a": 1.0}, "theirs": {"a": 0.5}}, "ours", 0)
+    assert one["theirs"]["lead"] == {"mean": 0.5, "interval": None}
+    tasks = {f"t{i}": 0.1 * i for i in range(10)}
+    other = {name: score - 0.2 - 0.01 * (i % 2) for i, (name, score) in enumerate(tasks.items())}
+    told = compared({"ours": tasks, "theirs": other}, "ours", 0)["theirs"]["lead"]
+    assert told["mean"] == pytest.approx(0.205)
+    assert 0.2 <= told["interval"][0] < 0.205 < told["interval"][1] <= 0.21
