@@ -152,8 +152,8 @@ STRATEGIES = (
     (
         "`cma_es`",
         "all",
-        "evolves the numbers named in `parameters`, within their bounds; a point costs a merge into "
-        "the model in memory",
+        "evolves the numbers named in `parameters`, within their bounds; a point costs a merge "
+        "into the model in memory",
     ),
 )
 
