@@ -90,6 +90,7 @@ def measure(recipe: Path, rounds: int, device: str) -> dict[str, float]:
     spec = load_search(recipe)
     plan = planned(spec, recipe.parent / "out")
     probe = open_probe(spec)
+    assert probe is not None
     with Reader(plan.inputs) as reader:
         scene = open_scene(spec, plan, reader, device, "off")
         objective = ProbeLoss(scene.embedder.model, probe.datasets, probe.rows, spec.seed)

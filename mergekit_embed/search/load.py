@@ -67,7 +67,7 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
     folders, missing = _dev(origin, parsed)
     problems += missing
     try:
-        probe = _probe(found, parsed)
+        probe = _probe(found, parsed) if parsed.data else None
     except RecipeError as error:
         raise RecipeError(in_file_order([*problems, *error.problems])) from error
     if problems:
@@ -81,6 +81,7 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
         blocks=parsed.blocks,
         descent=_descent(parsed),
         rows=parsed.probe,
+        max_length=parsed.max_length,
         held_out=parsed.held_out,
         seed=parsed.seed,
         time_limit=parsed.time_limit,
@@ -147,6 +148,12 @@ def _problems(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
     if parsed.l1 and (method == "self_positioning" or is_normalised(recipe)):
         message = "is of coefficients that may be 0 each by itself; here only their ratios count"
         yield origin.problem(("search", "l1"), message, key=True)
+    if parsed.objective == "loss" and not parsed.data:
+        message = "is required and not there; the loss is measured on it"
+        yield origin.problem(("search", "data"), message)
+    if parsed.objective != "loss" and parsed.data:
+        message = "is for the loss; points are judged by dev tasks here, leave it out"
+        yield origin.problem(("search", "data"), message, key=True)
     if parsed.objective != "loss" and not parsed.dev:
         message = f'"{parsed.objective}" judges by dev tasks; name their folders under `dev:`'
         yield origin.problem(("search", "objective"), message)

@@ -64,12 +64,16 @@ def planned(spec: SearchSpec, output: Path) -> Plan:
     return Planner().plan(spec.recipe, output)
 
 
-def open_probe(spec: SearchSpec) -> Probe:
+def open_probe(spec: SearchSpec) -> Probe | None:
     """Read the data, mine negatives where it asks for some, and draw the probe set.
+
+    None where dev tasks are judged by.
 
     Raises:
         DataError: with bad rows, data sets too small for a batch, and texts of dev tasks.
     """
+    if spec.probe is None:
+        return None
     datasets = mine_all(open_datasets(spec.probe), spec.probe)
     rows = draw_probe(spec.probe, datasets, spec.rows, spec.held_out)
     refuse_overlap(rows.rows, datasets, spec.dev)
@@ -95,7 +99,7 @@ def open_scene(
     jobs = merged_jobs(plan)
     grouping = grouped([job.name for job in jobs], spec.groups, spec.blocks)
     grams = measured(plan, device)
-    embedder = Embedder(str(plan.shell.root), device, spec.probe.training.max_length)
+    embedder = Embedder(str(plan.shell.root), device, spec.max_length)
     parameters = dict(embedder.parameters())
     elements = opened(reader, embedder.model.device, jobs, cache)
     position = Position(parameters, jobs, elements)

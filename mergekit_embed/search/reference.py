@@ -72,8 +72,9 @@ fit.
 """
 
 JUDGING = """\
-Those may judge by dev tasks (`objective: dev` or `borda`), which have no gradient. A Borda count
-is how many of the members a point is better than, summed over the tasks.
+Those may judge by dev tasks (`objective: dev` or `borda`), which have no gradient; such a search
+has no `data`. A Borda count is how many of the members a point is better than, summed over the
+tasks.
 
 ## The probe set
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 
 from ..engine.plan import Plan
 from ..engine.reader import Reader
+from ..engine.stamps import stamp
 from ..errors import OutputError
 from ..methods import Gram, available
+from ..methods.notes import collected_notes
 from ..recipe import Recipe
 from .by_merging import Merger
 from .descent import Descending
@@ -88,7 +90,7 @@ def search(
     folder = Path(output or Path("searched") / spec.recipe.name).expanduser()
     plan = planned(spec, folder)
     probe = open_probe(spec)
-    said = fingerprint(spec, probe.datasets, _inputs(plan))
+    said = fingerprint(spec, probe.datasets if probe else {}, _inputs(plan, spec.dev))
     _make(folder)
     with Reader(plan.inputs) as reader:
         scene = open_scene(spec, plan, reader, device, cache)
@@ -130,11 +132,15 @@ def _make(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
-def _inputs(plan: Plan) -> list[tuple[str, str]]:
-    return [(str(path), repr(stamp)) for path, stamp in plan.inputs.items()]
+def _inputs(plan: Plan, dev: Sequence[Path]) -> list[tuple[str, str]]:
+    """How the files of members and dev tasks are."""
+    files = {path: stamp(path) for folder in dev for path in sorted(folder.glob("*.jsonl"))}
+    return [(str(path), repr(found)) for path, found in {**plan.inputs, **files}.items()]
 
 
-def _searching(spec: SearchSpec, scene: Scene, probe: Probe, progress: Progress) -> Searching:
+def _searching(
+    spec: SearchSpec, scene: Scene, probe: Probe | None, progress: Progress
+) -> Searching:
     start = starting_point(spec, scene.jobs, scene.grouping)
     if spec.strategy == "cma_es":
         move = Merger(scene.plan, dict(scene.embedder.parameters()), scene.device).stand
@@ -167,9 +173,9 @@ def strategy_of(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
     return kind(scene.labels)
 
 
-def _objective(spec: SearchSpec, scene: Scene, probe: Probe) -> Objective:
+def _objective(spec: SearchSpec, scene: Scene, probe: Probe | None) -> Objective:
     model = scene.embedder.model
-    if spec.objective == "loss":
+    if probe is not None:
         return ProbeLoss(model, probe.datasets, probe.rows, spec.seed)
     tasks = DevTasks(spec.dev, BATCH)
 
@@ -189,10 +195,9 @@ BATCH = 32
 
 
 def _report(
-    spec: SearchSpec, scene: Scene, probe: Probe, trail: Trail, searching: Searching
+    spec: SearchSpec, scene: Scene, probe: Probe | None, trail: Trail, searching: Searching
 ) -> dict[str, Any]:
     """What search.json says."""
-    rows = {name: len(numbers) for name, numbers in probe.rows.rows.rows.items()}
     report: dict[str, Any] = {
         "recipe": spec.recipe.source.shown,
         "method": spec.recipe.method.name,
@@ -201,18 +206,19 @@ def _report(
         "groups": [group.name for group in scene.grouping.groups],
         "members": scene.labels,
         "vectors": told(scene.gram, scene.labels),
-        "probe": {
-            "rows": rows,
-            "digests": {name: one.digest for name, one in probe.datasets.items()},
-            "batches": len(probe.rows.taught),
-            "judged_on": len(probe.rows.judged),
-        },
         "found": trail.judged[trail.best or 0],
         "judged": trail.judged,
         "losses": [loss if math.isfinite(loss) else None for loss in trail.steps],
         "stopped": trail.stopped,
         "seconds": round(trail.seconds, 3),
     }
+    if probe is not None:
+        report["probe"] = {
+            "rows": {name: len(numbers) for name, numbers in probe.rows.rows.rows.items()},
+            "digests": {name: one.digest for name, one in probe.datasets.items()},
+            "batches": len(probe.rows.taught),
+            "judged_on": len(probe.rows.judged),
+        }
     if spec.dev:
         report["dev"] = _comparison(spec, scene, searching, trail)
     return report
@@ -244,7 +250,8 @@ def _plain_merges(scene: Scene) -> dict[str, Doubles]:
     count = len(scene.labels)
     uniform = np.full((len(scene.jobs), count), 1.0 / count)
     multislerp = available()["multislerp"].function
-    found = [multislerp(Gram(gram), weight=np.ones(count)) for gram in scene.grams]
+    with collected_notes():  # vectors that cancel are the members' own affair
+        found = [multislerp(Gram(gram), weight=np.ones(count)) for gram in scene.grams]
     return {"uniform": uniform, "multislerp": np.stack(found)}
 
 

@@ -18,9 +18,10 @@ class SearchEntry(BaseModel):
 
     model_config = STRICT
 
-    data: Annotated[dict[Name, DatasetEntry], Field(min_length=1)] = Field(
+    data: dict[Name, DatasetEntry] = Field(
+        default_factory=dict,
         description="the data sets that the probe set is drawn from, as those of a training plan "
-        "(docs/training.md)"
+        "(docs/training.md); required unless dev tasks are judged by",
     )
     tasks: dict[Text, TaskEntry] = Field(
         default_factory=dict, description="what all data sets of a task have in common"

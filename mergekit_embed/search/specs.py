@@ -43,8 +43,9 @@ class SearchSpec:
 
     Attributes:
         recipe: what is merged; its parameters are where a search starts.
-        probe: the data sets, as a training plan has them.
+        probe: the data sets, as a training plan has them; None where dev tasks are judged by.
         rows: of the probe set, at most.
+        max_length: tokens of a text.
         held_out: the part of its batches that points are judged on and that give no gradient.
         objective: what is judged by: the mean loss of a probe set, the mean of dev tasks (its
             negative, as everything searched for is small), or their Borda count.
@@ -55,13 +56,14 @@ class SearchSpec:
     """
 
     recipe: Recipe
-    probe: TrainingPlan
+    probe: TrainingPlan | None
     strategy: StrategyName
     objective: Literal["loss", "dev", "borda"]
     groups: GroupsName
     blocks: int
     descent: Descent
     rows: int
+    max_length: int
     held_out: float
     seed: int
     time_limit: float | None

@@ -47,12 +47,12 @@ def read_state(folder: Path, wanted: str) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; Python reads back what is not finite in it.
 
     Raises:
         OutputError: when it cannot be written.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_text(path, text)
 
 

@@ -39,7 +39,7 @@ def soup_of(root: Path, **search: Any) -> Path:
     content = {
         "merge_method": "linear",
         "models": [{"model": f"m{i}"} for i in (1, 2, 3)],
-        "search": {"data": DATA, "batch_size": 8, "dev": dev_folders(root), **search},
+        "search": {"dev": dev_folders(root), **search},
     }
     return write_recipe(root / "soup.yaml", content)
 
@@ -69,7 +69,7 @@ def test_what_is_found_is_compared_with_merges_that_need_no_search(family_folder
 
 
 def test_the_uniform_merge_is_the_mean_of_the_members(family_folder: Path) -> None:
-    equal = {"strategy": "few_shot", "temperature": 1e9}
+    equal = {"strategy": "few_shot", "temperature": 1e9, "data": DATA, "batch_size": 8}
     found = search(soup_of(family_folder, **equal), family_folder / "out", device="cpu")
     last = found.report["judged"][-1]
     assert last["label"] == "softmax of all"

@@ -68,6 +68,7 @@ def test_the_gradient_is_that_of_autograd_through_all_weights(
     with opened_scene(recipe, double=double) as (spec, scene):
         model = scene.embedder.model
         probe = open_probe(spec)
+        assert probe is not None
         objective = ProbeLoss(model, probe.datasets, probe.rows, spec.seed)
         start = starting_point(spec, scene.jobs, scene.grouping)
         mapping = mapping_of(spec, scene.cells, start)

@@ -196,8 +196,12 @@ def test_strategies_that_only_judge(family_folder: Path, strategy: str) -> None:
 # --- what stops a search -------------------------------------------------------------------------
 
 
-def test_a_rate_that_is_too_high_stops_and_keeps_the_best(family_folder: Path) -> None:
-    recipe = recipe_of(family_folder, "task_arithmetic", learning_rate=1e30, evaluate_every=1)
+@pytest.mark.parametrize("rate", [1e5, 1e30, 1e300])
+def test_a_rate_that_is_too_high_stops_and_keeps_the_best(
+    family_folder: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    monkeypatch.setattr(mergekit_embed.search.loop, "SAVE_EVERY", 0.0)
+    recipe = recipe_of(family_folder, "task_arithmetic", learning_rate=rate, evaluate_every=1)
     found = search(recipe, family_folder / "out", device="cpu")
     assert np.isfinite(found.value)
     assert found.value <= found.start_value
@@ -382,7 +386,7 @@ def test_a_cache_is_a_size(family_folder: Path) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"search": {}}, "search.data: is required"),
+    ({"search": {"steps": 3}}, "search.data: is required"),
     ({"search": {"data": DATA, "stepz": 3}}, 'search.stepz: unknown key, did you mean "steps"?'),
     ({"search": {"data": DATA, "steps": 0}}, "search.steps: must be at least 1"),
     ({"search": {"data": DATA, "strategy": "luck"}}, "search.strategy: must be"),
@@ -399,7 +403,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"merge_method": "linear", "search": {"data": DATA, "strategy": "few_shot", "steps": 3}},
         "search.steps: is of the strategy gradient",
     ),
-    ({"search": {"data": DATA, "objective": "dev"}}, "search.objective: "),
+    ({"search": {"data": DATA, "objective": "dev"}}, "search.data: is for the loss"),
+    ({"search": {"objective": "dev"}}, "search.objective: "),
     ({"search": {"data": DATA, "dev": ["nowhere"]}}, "search.dev[0]: there is no folder"),
     ({"merge_method": "ties", "search": {"data": DATA}}, "search.strategy: gradient finds"),
     ({"post": [{"temp_scale": 0.9}], "search": {"data": DATA}}, "post: does not go with a search"),
