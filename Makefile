@@ -28,6 +28,7 @@ lint: $(VENV)/test.installed $(VENV)/lint.installed
 docs: $(VENV)/test.installed
 	$(BIN)/python -m mergekit_embed.recipe.reference docs/recipe.md
 	$(BIN)/python -m mergekit_embed.train.reference docs/training.md
+	$(BIN)/python -m mergekit_embed.search.reference docs/search.md
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

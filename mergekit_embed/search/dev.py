@@ -51,15 +51,15 @@ class DevObjective:
     def __init__(
         self,
         tasks: Callable[[], Scores],
-        rivals: Callable[[], Sequence[Scores]] | None = None,
+        rivals: Sequence[Scores] | None = None,
     ):
         """Set up the judgement.
 
         Args:
             tasks: measures the model where it stands.
-            rivals: measures the models that a Borda count is against; None for the mean.
+            rivals: what the models reach that a Borda count is against; None for the mean.
         """
-        self._tasks, self._find, self._rivals = tasks, rivals, list[Scores]()
+        self._tasks, self._rivals = tasks, rivals
 
     def step(self, number: int) -> float:
         """A metric has no gradient, so that nothing asks for a step."""
@@ -67,10 +67,8 @@ class DevObjective:
 
     def judge(self) -> Evaluation:
         """See `Objective`: the negative of the mean, or of the Borda count."""
-        if self._find is not None and not self._rivals:
-            self._rivals = list(self._find())
         own = self._tasks()
-        if self._find is None:
+        if self._rivals is None:
             return Evaluation(-sum(own.values()) / len(own), tasks=own)
         return Evaluation(-borda(own, self._rivals), tasks=own)
 

@@ -143,6 +143,8 @@ class Searching:
                 "is not a number on this probe set; look at its texts, or at the members"
             )
         self.trail.stopped = self.trail.stopped or self.strategy.ended
+        self._safe = self._marked()
+        self.save(self.state())
         return self.trail
 
     def _marked(self) -> dict[str, Any]:

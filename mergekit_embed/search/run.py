@@ -179,15 +179,19 @@ def _objective(spec: SearchSpec, scene: Scene, probe: Probe | None) -> Objective
         return ProbeLoss(model, probe.datasets, probe.rows, spec.seed)
     tasks = DevTasks(spec.dev, BATCH)
 
-    def rivals() -> list[Scores]:
-        """The members by themselves."""
-        found: list[Scores] = []
-        for weights in np.eye(len(scene.labels)):
-            scene.position.put(np.tile(weights, (len(scene.jobs), 1)))
-            found.append(tasks.scores(model))
-        return found
+    rivals = None
+    if spec.objective == "borda":
+        rivals = list(_alone(scene, tasks).values())
+    return DevObjective(lambda: tasks.scores(model), rivals)
 
-    return DevObjective(lambda: tasks.scores(model), rivals if spec.objective == "borda" else None)
+
+def _alone(scene: Scene, tasks: DevTasks) -> dict[str, Scores]:
+    """What the members reach by themselves; the model moves."""
+    found: dict[str, Scores] = {}
+    for label, weights in zip(scene.labels, np.eye(len(scene.labels)), strict=True):
+        scene.position.put(np.tile(weights, (len(scene.jobs), 1)))
+        found[label] = tasks.scores(scene.embedder.model)
+    return found
 
 
 BATCH = 32
@@ -232,10 +236,7 @@ def _comparison(
     model, position = scene.embedder.model, scene.position
     searching.stand(trail.best_point)
     models = {"found": tasks.scores(model)}
-    alone: dict[str, Scores] = {}
-    for label, weights in zip(scene.labels, np.eye(len(scene.labels)), strict=True):
-        position.put(np.tile(weights, (len(scene.jobs), 1)))
-        alone[label] = tasks.scores(model)
+    alone = _alone(scene, tasks)
     best = max(alone, key=lambda label: sum(alone[label].values()))
     models[f"best member ({best})"] = dict(alone[best])
     for name, coefficients in _plain_merges(scene).items():

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from tiny_models import WORDS
 from train.plans import write_rows
 
 from mergekit_embed.search import search
 from mergekit_embed.search.dev import borda, compared
+from mergekit_embed.train.dev import evaluator
 
 from .scenes import DATA, recipe_of, write_recipe
 
@@ -51,8 +53,24 @@ def test_a_soup_is_chosen_by_dev_tasks(family_folder: Path, objective: str) -> N
     judged = found.report["judged"]
     assert set(judged[0]["tasks"]) == {"pairs", "found"}
     assert found.value == min(one["value"] for one in judged)
+    alone = _alone(family_folder)
+    for told in judged[:3]:
+        assert told["tasks"] == pytest.approx(alone[told["label"].removesuffix(" alone")])
     if objective == "dev":
         assert judged[1]["value"] == pytest.approx(-np.mean(list(judged[1]["tasks"].values())))
+
+
+def _alone(root: Path) -> dict[str, dict[str, float]]:
+    """What every member reaches, measured on its own folder."""
+    found: dict[str, dict[str, float]] = {}
+    for name in ("m1", "m2", "m3"):
+        model = SentenceTransformer(str(root / name), device="cpu")
+        found[name] = {}
+        for task in ("pairs", "found"):
+            measure = evaluator(root / "dev" / task)
+            result = measure(model)
+            found[name][task] = result[measure.primary_metric]
+    return found
 
 
 def test_what_is_found_is_compared_with_merges_that_need_no_search(family_folder: Path) -> None:
