@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,11 @@ from mergekit_embed.kernels.compilation import compile_all, is_compiled
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the kernels once, before workers would all do it at the same time."""
+    """Compile the kernels once, before workers would all do it at the same time.
+
+    What a shell starts in the background ignores Ctrl-C, and so would all that tests interrupt.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput") or is_compiled():
         return
     compile_all()
