@@ -96,7 +96,7 @@ class ProbeLoss:
         with torch.enable_grad():
             loss = self._loss(self._taught[order[place]])
             if bool(loss.isfinite()):
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)
         return float(loss.detach())
 
     @torch.no_grad()
