@@ -1,0 +1,1 @@
+"""Benchmarks and local tasks: comparing models side by side."""
