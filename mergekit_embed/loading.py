@@ -195,7 +195,7 @@ def open_model(folder: Path, device: str, dtype: str | None) -> SentenceTransfor
     try:
         with quietly():
             model = SentenceTransformer(
-                str(folder), device=device, local_files_only=True, **options
+                str(folder), device=str(choose_device(device)), local_files_only=True, **options
             )
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

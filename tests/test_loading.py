@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -111,20 +110,18 @@ def test_a_tensor_that_the_model_holds_otherwise_is_no_silent_zero(
         return keys, [*unknown, name]
 
     monkeypatch.setattr(loading, "stored_names", without_one)
-    with pytest.raises(CheckpointError, match="query.weight under another name or shape"):
+    with pytest.raises(CheckpointError, match=r"query\.weight under another name or shape"):
         mergekit_embed.load({"merge_method": "linear", "models": listed(*family.members)})
 
 
-def test_what_gives_no_model_is_refused(family: Family, tmp_path: Path) -> None:
+def test_what_gives_no_model_is_refused(family: Family) -> None:
     models = listed(*family.members)
-    shutil.copytree(family.base, tmp_path / "base")
     adapter = {
         "merge_method": "linear",
-        "models": listed("m1"),
-        "base_model": "base",
-        "adapter_output": {"rank": 2},
+        "models": listed("base+a", "base+b"),
+        "adapter_output": True,
     }
-    with pytest.raises((UsageError, RecipeError)):
+    with pytest.raises(UsageError, match="makes an adapter"):
         mergekit_embed.load(adapter)
     searched = {
         "merge_method": "linear",

@@ -1,8 +1,8 @@
 """Dev tasks: how good a model is on held-out data, told while it is trained.
 
-A task is a folder; see `task_folder` for its files. Retrieval is measured by nDCG@10, classification
-by accuracy, similarity by Spearman's rank correlation, and two languages by how many sentences are
-nearest to their translation.
+A task is a folder; see `task_folder` for its files. Retrieval is measured by nDCG@10,
+classification by accuracy, similarity by Spearman's rank correlation, and two languages by how many
+sentences are nearest to their translation.
 
 Vectors are compared by their cosine, as training does, and texts get the model's own prompts.
 """
