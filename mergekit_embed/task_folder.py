@@ -51,22 +51,25 @@ Group = Literal["in-domain", "out-of-domain"]
 
 
 class About(BaseModel):
-    """What `task.json` or `task.yaml` may say of a task."""
+    """What `task.json` or `task.yaml` may say of a task.
+
+    Attributes:
+        kind: classification or clustering, for labelled.jsonl; else what the files say anyway.
+        name: what the task is called; its folder's name by default.
+        group: whether the members were trained on such data; means are told of both groups.
+        split: what results call this part of the data.
+        prompt: put before the texts, or the queries and documents, in place of the model's own.
+        language: as ISO 639-3 and ISO 15924 write it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind | None = Field(None, description="for labelled.jsonl: classification or clustering")
-    name: str | None = Field(
-        None, min_length=1, description="what the task is called; its folder's name by default"
-    )
-    group: Group | None = Field(
-        None, description="whether the members were trained on such data; means are told of both"
-    )
-    split: str = Field("dev", min_length=1, description="what results call the part of the data")
-    prompt: str | dict[Literal["query", "document"], str] | None = Field(
-        None, description="put before the texts, in place of the model's own prompt"
-    )
-    language: str = Field("eng-Latn", description="as ISO 639-3 and ISO 15924 write it")
+    kind: Kind | None = None
+    name: str | None = Field(default=None, min_length=1, pattern=r"^[^/\\]*$")
+    group: Group | None = None
+    split: str = Field(default="dev", min_length=1)
+    prompt: str | dict[Literal["query", "document"], str] | None = None
+    language: str = "eng-Latn"
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ def _parsed(path: Path) -> Any:
     Raises:
         DataError: when it is neither.
     """
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
 """Results on the disk: mteb's own files, found by what a model is and not by where it lies.
 
 `DIR/results/NAME/REVISION/TASK.json` is what `mteb.ResultCache(DIR)` reads, with the scores of
-single texts beside it. REVISION is the hash of the model; a model of another name with the same hash
-shares the results of the first. A local task has the hash of its files in the name of the file.
+single texts beside it. REVISION is the hash of the model; a model of another name with the same
+hash shares the results of the first. A local task has the hash of its files in the file's name.
 """
 
 from __future__ import annotations

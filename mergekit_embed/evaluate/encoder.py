@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from mteb.models import ModelMeta
@@ -13,12 +13,16 @@ from mteb.types import PromptType
 from numpy.typing import NDArray
 
 from ..engine.hashing import digest_of
+from ..kernels.torch_backend import choose_device
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Prompts = Mapping[str, str]
 """By `query`, `document`, a task's name, or a type of task; or `NAME-query`, `NAME-document`."""
+
+TaskPrompt = str | Mapping[Literal["query", "document"], str]
+"""What a local task puts before its texts."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ class Settings:
         return found
 
 
+def chosen_dtype(wanted: str, device: str) -> str:
+    """The type of weights that "auto" stands for: bfloat16 on a CUDA device, else float32."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if choose_device(device).type == "cuda" else "float32"
+
+
 class Encoder(AbsEncoder):
     """Embeds texts for mteb.
 
@@ -59,13 +70,12 @@ class Encoder(AbsEncoder):
         model: SentenceTransformer,
         meta: ModelMeta,
         settings: Settings,
-        task_prompts: Mapping[str, str | Mapping[str, str]],
+        task_prompts: Mapping[str, TaskPrompt],
         advance: Callable[[int], None],
     ):
         """`task_prompts` are those of local tasks; `advance` is told of texts as they are done."""
         self.model = model
         self.mteb_model_meta = meta
-        self.model_prompts = {k: v for k, v in (model.prompts or {}).items() if v}
         self.dimension: int | None = None
         self.keeps = False
         self._settings, self._task_prompts = settings, task_prompts
@@ -132,5 +142,6 @@ class Encoder(AbsEncoder):
             return own
         if own is not None and kind is not None and kind.value in own:
             return own[kind.value]
-        named = get_prompt_name(self.model_prompts, task, kind)
-        return None if named is None else self.model_prompts[named]
+        prompts = {name: text for name, text in (self.model.prompts or {}).items() if text}
+        named = get_prompt_name(prompts, task, kind)
+        return None if named is None else prompts[named]

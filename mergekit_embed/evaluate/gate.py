@@ -143,7 +143,6 @@ def refuse_unknown(
         rows = tuple(Row(name, "", None, scores) for name in models)
         if gate.model is not None:
             _row(gate, Comparison((), rows))
-        if gate.task is not None or (
-            gate.quantity in GROUPS and GROUPS[gate.quantity] not in groups
-        ):
+        grouped = gate.quantity in GROUPS and GROUPS[gate.quantity] not in groups
+        if gate.task is not None or grouped:
             _value(gate, Comparison((), rows), rows[0])

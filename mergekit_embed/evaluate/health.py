@@ -121,7 +121,7 @@ def duplicated_dimensions(vectors: Vectors) -> int:
 
 
 def cka(left: Vectors, right: Vectors) -> float:
-    """|Y'X|^2 / (|X'X| |Y'Y|), Frobenius norms, of centred (N, D) and (N, E) of the same texts; 0..1.
+    """|Y'X|^2 / (|X'X| |Y'Y|), Frobenius norms, centred (N, D) and (N, E) of the same texts; 0..1.
 
     Source: Kornblith et al. 2019 (arXiv 1905.00414), linear CKA.
     """

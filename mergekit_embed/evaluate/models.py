@@ -16,6 +16,7 @@ from ..engine.manifest import public_name
 from ..errors import UsageError
 from ..loading import load, open_model, planned
 from ..recipe import Recipe, load_all
+from ..recipe import load as load_recipe
 from .identity import folder_revision, plan_revision
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def _opened(reference: str) -> Iterator[Model]:
             yield _of_recipe(recipe, reference)
         return
     if split(reference, (Path(),))[1] is not None:
-        recipe = {"merge_method": "passthrough", "models": [{"model": reference}]}
-        yield replace(_of_recipe(load_all(recipe)[0], reference), name=Path(reference).name)
+        folded = load_recipe({"merge_method": "passthrough", "models": [{"model": reference}]})
+        yield replace(_of_recipe(folded, reference), name=Path(reference).name)
         return
     checkpoint = open_reference(reference, (Path(),))
     yield Model(public_name(checkpoint.root), reference, checkpoint)

@@ -65,7 +65,7 @@ class Recorder:
     def _wrap(
         self, task: AbsTask, name: str, told: Callable[..., None], *, before: bool = False
     ) -> None:
-        """Tell of every call of a method: of its arguments, and of its result first unless before."""
+        """Tell of every call of a method: its arguments, and its result first unless before."""
         method = getattr(task, name)
 
         def wrapped(*arguments: Any, **options: Any) -> Any:

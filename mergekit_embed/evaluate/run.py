@@ -20,7 +20,7 @@ from ..errors import UsageError
 from . import samples
 from .cache import Results
 from .compare import Comparison, Row
-from .encoder import Encoder, Settings
+from .encoder import Encoder, Settings, TaskPrompt
 from .models import Model
 from .progress import Progress, Silent
 from .recording import Recorder
@@ -110,13 +110,15 @@ class Evaluating:
         Raises:
             CheckpointError, PlanError, NonFiniteError: when a model is broken.
         """
-        found = []
+        found: list[Unit] = []
         for model in self._models:
             revision = model.revision(self._device)
             for dimension in self._dimensions:
                 meta = meta_of(model, revision, self._settings, dimension)
-                for task in self._tasks:
-                    found.append(Unit(model, meta, dimension, task, self._known(meta, task)))
+                found += [
+                    Unit(model, meta, dimension, task, self._known(meta, task))
+                    for task in self._tasks
+                ]
         return tuple(found)
 
     def _known(self, meta: ModelMeta, task: Task) -> TaskResult | None:
@@ -165,7 +167,7 @@ class Evaluating:
             if unit.dimension is not None and longest and unit.dimension > longest:
                 told = f"{model.name} has {longest} dimensions, and no {unit.dimension} to keep"
                 raise UsageError(f"{told}; see --dimensions")
-        prompts = {
+        prompts: dict[str, TaskPrompt] = {
             task.name: task.folder.about.prompt
             for task in self._tasks
             if task.folder is not None and task.folder.about.prompt is not None
@@ -259,12 +261,12 @@ def meta_of(
 
 def _entries(result: TaskResult, task: Task) -> list[tuple[str, Mapping[str, object]]]:
     """The scores of the splits and subsets that the task has, each with its split."""
-    found: list[tuple[str, Mapping[str, object]]] = []
-    for split in task.prototype.eval_splits:
-        for entry in result.scores.get(split, ()):
-            if entry["hf_subset"] in task.prototype.hf_subsets:
-                found.append((split, entry))
-    return found
+    return [
+        (split, entry)
+        for split in task.prototype.eval_splits
+        for entry in result.scores.get(split, ())
+        if entry["hf_subset"] in task.prototype.hf_subsets
+    ]
 
 
 def score_of(result: TaskResult, task: Task) -> float:

@@ -49,7 +49,7 @@ class Samples:
     @property
     def size(self) -> int:
         """Number of texts."""
-        return self.columns.shape[1]
+        return int(self.columns.shape[1])
 
     def score(self) -> float:
         """The score of all texts, each taken once."""
@@ -92,7 +92,9 @@ def _ranks(values: Doubles, counts: Counts) -> Doubles:
 def precision(columns: Doubles, counts: Counts) -> Doubles:
     """Average precision, sum of (R_k - R_k-1) P_k over thresholds, the highest of all rows."""
     right = columns[0]
-    return np.max([_precision(right, row, counts) for row in columns[1:]], axis=0)
+    every = np.array([_precision(right, row, counts) for row in columns[1:]])
+    found: Doubles = every.max(axis=0)
+    return found
 
 
 def _precision(right: Doubles, found: Doubles, counts: Counts) -> Doubles:
