@@ -83,7 +83,7 @@ class Results(ResultCache):
                 prioritize_remote,
                 experiment_name,
             )
-        except ValueError:  # no JSON, or no result; it is measured again
+        except (ValueError, LookupError, TypeError, AttributeError):  # no result of mteb's
             return None
         expected = self._revisions.get(task_name)
         return found if found is None or found.dataset_revision == expected else None
@@ -132,5 +132,5 @@ class Results(ResultCache):
 
 
 def _explained(folder: Path, error: OSError) -> OutputError:
-    told = str(explained(folder, error)).replace("with -o", "with --results")
-    return OutputError(told)
+    told = str(explained(folder, error)).replace("; choose another folder with -o", "")
+    return OutputError(f"{told}; choose another folder with --results")

@@ -5,7 +5,7 @@ No labels are needed. A merge is held against its parents, where these are known
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +148,6 @@ class _Seen:
 
     vectors: Vectors
     layers: tuple[Vectors, ...]
-    pairs: tuple[Vectors, Vectors] | None
     health: Health
 
 
@@ -183,7 +182,7 @@ class Examination:
                 left, right = zip(*self._sample.pairs, strict=True)
                 pairs = embedded(opened, left), embedded(opened, right)
             measured = _measured(model.name, self._sample.texts, vectors, layers, pairs)
-            self._seen[model.reference] = _Seen(vectors, layers, pairs, measured)
+            self._seen[model.reference] = _Seen(vectors, layers, measured)
         return self._seen[model.reference]
 
 
@@ -325,8 +324,3 @@ def table(found: Sequence[Health]) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, lines
-
-
-def by_model(found: Sequence[Health]) -> Mapping[str, Health]:
-    """The healths by the models' names."""
-    return {one.model: one for one in found}

@@ -148,7 +148,9 @@ class Evaluating:
                         done |= self._run_model(model, own, left)
         except BaseException as error:
             kept = sum(self._known(unit.meta, unit.task) is not None for unit in units)
-            error.add_note(f"{kept} of {len(units)} results are there; the same command continues")
+            if kept:
+                told = f"{kept} of {len(units)} results are there"
+                error.add_note(f"{told}; the same command continues")
             raise
         return self._compared(units, done)
 
@@ -194,7 +196,7 @@ class Evaluating:
         self._cache.fresh = recorder.take_out
         encoder.mteb_model_meta, encoder.dimension = unit.meta, unit.dimension
         try:
-            found = mteb.evaluate(
+            mteb.evaluate(
                 encoder,  # type: ignore[arg-type]
                 task,
                 encode_kwargs={"batch_size": self._batch_size, "show_progress_bar": False},
@@ -205,7 +207,9 @@ class Evaluating:
         except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TaskError(f"{unit.label} on {unit.task.name}: {reason}") from error
-        return found.task_results[0]
+        kept = self._known(unit.meta, unit.task)  # as the next run finds it: files round scores
+        assert kept is not None
+        return kept
 
     def _compared(self, units: Sequence[Unit], done: Done) -> Comparison:
         rows: dict[str, list[tuple[Unit, TaskResult]]] = {}
