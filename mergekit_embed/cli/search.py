@@ -13,7 +13,7 @@ import rich_click as click
 
 from .. import __version__
 from .console import bytes_from, duration_of, ends_with_failure, run
-from .options import SETTINGS, json_option, markdown_help
+from .options import SETTINGS, json_option, markdown_help, report_option
 
 if TYPE_CHECKING:
     from ..search import SearchResult
@@ -88,6 +88,7 @@ def cache_from(context: click.Context, parameter: click.Parameter, value: str) -
     "half of the memory that is free; `off` to read them from their files at every step.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew where a search would be continued.")
+@report_option
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.version_option(__version__, prog_name="boom-search")
@@ -99,11 +100,16 @@ def search(
     device: str,
     cache: str | int,
     restart: bool,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Search, and tell what was found."""
     with ends_with_failure(context, as_json=as_json):
+        if report is not None:
+            from ..report import require
+
+            require()
         found = searched(
             recipe,
             output,
@@ -112,6 +118,10 @@ def search(
             restart=restart,
             quiet=quiet or as_json,
         )
+        if report is not None:
+            from ..search.page import write_page
+
+            write_page(report, found.report)
         if as_json:
             click.echo(json.dumps(_as_dict(recipe, found)))
         elif not quiet:

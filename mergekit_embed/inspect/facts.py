@@ -110,6 +110,18 @@ class Facts:
     recipe: tuple[str, str] | None
     notes: tuple[str, ...]
 
+    @property
+    def short(self) -> list[str]:
+        """The labels without the folders that all of them lie in, for pictures."""
+        heads = [label.rpartition("/")[0].split("/") for label in self.labels]
+        common = 0
+        for parts in zip(*heads, strict=False):
+            if len(set(parts)) > 1:
+                break
+            common += 1
+        found = ["/".join(label.split("/")[common:]) for label in self.labels]
+        return found if len(found) > 1 else list(self.labels)
+
     @cached_property
     def model(self) -> Summary:
         """All tensors as one vector."""
@@ -139,7 +151,7 @@ def summed(name: str, tensors: Sequence[TensorFacts], members: int) -> Summary:
         matrix += tensor.gram
         signs, weight = tensor.signs, tensor.count / max(tensor.signs.taken, 1)
         counted = (signs.both, signs.opposite, signs.top, signs.least_top)
-        at = np.ix_(range(len(pairs)), tensor.members, tensor.members)
+        at = np.ix_(np.arange(len(pairs)), tensor.members, tensor.members)
         pairs[at] += weight * np.stack(counted)
         moved[tensor.members] += weight * signs.moved
         split, several = split + weight * signs.split, several + weight * signs.several

@@ -125,15 +125,18 @@ def _examined(
     sampled, length, products = Sampled(job.count, sample), _Length(), _products(job, rank)
     # The name that `measure` gives the same look, so that a merge's own is the same one.
     same = work.key((("moments", False), 0, job.count))
-    looks: dict[Hashable, Look] = {same: GramLook(len(job.sources), False), object(): sampled}
+    known = work.known(False)
+    looks: dict[Hashable, Look] = {object(): sampled}
+    if known is None:
+        looks[same] = GramLook(len(job.sources), False)
     if job.origin is not None:
         looks[object()] = length
     if products is not None:
         looks[object()] = products
     seen = yield Pass(looks, 0, job.count, work.chunk_elements)
-    look = seen[same]
-    assert isinstance(look, GramLook)
-    gram = Gram(look.products, None)
+    look = seen.get(same)
+    gram = Gram(look.products, None) if isinstance(look, GramLook) else known
+    assert gram is not None  # measured now, or before
     places = np.array(job.members, dtype=np.int64)
     whole = np.zeros((members, members))
     whole[np.ix_(places, places)] = gram.matrix

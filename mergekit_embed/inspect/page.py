@@ -62,7 +62,7 @@ def _what(facts: Facts) -> str:
 def _members(facts: Facts) -> str:
     model = facts.model
     header = ["member", "length"]
-    columns: list[list[str | float]] = [list(facts.labels), model.lengths.tolist()]
+    columns: list[Sequence[str | float]] = [facts.short, model.lengths.tolist()]
     if model.relative is not None:
         header += ["length / base", "share of weights moved"]
         columns += [model.relative.tolist(), model.moved.tolist()]
@@ -75,9 +75,7 @@ def _members(facts: Facts) -> str:
     rows = [list(row) for row in zip(*columns, strict=True)]
     said = remarks(facts)
     alt = f"Lengths of the {_what(facts)}s of {len(facts.labels)} members"
-    drawn = bars(
-        list(facts.labels), model.lengths.tolist(), x_label=f"length of the {_what(facts)}"
-    )
+    drawn = bars(facts.short, model.lengths.tolist(), x_label=f"length of the {_what(facts)}")
     return (
         (bullets(said, warning=True) if said else paragraph("Nothing stands out."))
         + bullets(facts.notes)
@@ -87,7 +85,7 @@ def _members(facts: Facts) -> str:
 
 
 def _angles(facts: Facts) -> str:
-    model, labels = facts.model, list(facts.labels)
+    model, labels = facts.model, facts.short
     limits = (-1.0, 1.0)
     drawn = heat_map(
         model.cosines, labels, labels, label="cosine", limits=limits, diverging=True, digits=3
@@ -104,7 +102,9 @@ def _angles(facts: Facts) -> str:
         limits=limits,
         diverging=True,
     )
-    told = "; ".join(f"{n}: {label}" for n, label in zip(numbered(facts), labels, strict=True))
+    told = "; ".join(
+        f"{n}: {label}" for n, label in zip(numbered(facts), facts.labels, strict=True)
+    )
     return figure(
         drawn,
         f"Cosines of the {_what(facts)}s of {len(labels)} members",
@@ -113,7 +113,7 @@ def _angles(facts: Facts) -> str:
 
 
 def _conflicts(facts: Facts) -> str:
-    model, labels = facts.model, list(facts.labels)
+    model, labels = facts.model, facts.short
     signs = heat_map(
         _apart(model.conflicts), labels, labels, label="share of opposite signs", limits=(0.0, 1.0)
     )
@@ -163,7 +163,7 @@ def _layers(facts: Facts) -> str:
     heights = [one.lengths if one.relative is None else one.relative for one in layers]
     series = [
         Series(label, range(len(layers)), [height[number] for height in heights])
-        for number, label in enumerate(facts.labels)
+        for number, label in enumerate(facts.short)
     ]
     relative = facts.base is not None
     label = "length / length of the base" if relative else "length"
@@ -182,9 +182,7 @@ def _coefficients(facts: Facts) -> str:
     layers = [layer for layer in facts.by("layer") if layer.coefficients is not None]
     values = np.array([layer.coefficients for layer in layers])
     method = facts.recipe[1] if facts.recipe else ""
-    drawn = heat_map(
-        values, [layer.name for layer in layers], list(facts.labels), label="coefficient"
-    )
+    drawn = heat_map(values, [layer.name for layer in layers], facts.short, label="coefficient")
     return figure(
         drawn,
         f"Coefficients of {method} by layer",
@@ -215,7 +213,7 @@ def _tensors(facts: Facts) -> str:
     with np.errstate(divide="ignore"):
         values = np.where(relative > 0, np.log10(relative), np.nan)
     label = "log10 of length / base" if facts.base else "log10 of length"
-    drawn = heat_map(values, [one.name for one in found], list(facts.labels), label=label, digits=1)
+    drawn = heat_map(values, [one.name for one in found], facts.short, label=label, digits=1)
     return figure(
         drawn,
         f"Lengths of {len(found)} tensors in each member",

@@ -79,7 +79,7 @@ class Sampled:
         for tensor in tensors:
             raw = supply.raw(tensor, chunk.start, chunk.stop)
             if chosen is not None:
-                raw = raw.reshape(-1, tensor.read_as.itemsize)[chosen].reshape(-1)
+                raw = raw.view(f"u{tensor.read_as.itemsize}")[chosen].view(np.uint8)
             rows.append(widened(raw, tensor.read_as))
         vectors = np.stack(rows)
         self._parts.append(vectors if job.origin is None else vectors[:-1] - vectors[-1])

@@ -122,8 +122,9 @@ def lines(
 
     `x_names` name the places 0, 1, 2, ... of the x axis, where these are things, not amounts.
     """
+    columns = _legend_columns(series)
     with drawn_alike():
-        drawing, axes = _figure(3.4 + _below(x_names))
+        drawing, axes = _figure(3.2 + 0.2 * -(-len(series) // columns) + _below(x_names))
         for index, one in enumerate(series):
             colour = ROLES[index % len(ROLES)]
             dash = _DASHES[index // len(ROLES) % len(_DASHES)]
@@ -137,7 +138,7 @@ def lines(
                 linestyle=dash,
                 marker=mark,
                 markersize=3,
-                label=plain(one.label),
+                label=_short(plain(one.label)),
             )
             if one.bands is not None:
                 low = [band.low for band in one.bands]
@@ -150,7 +151,8 @@ def lines(
         axes.set_ylabel(plain(y_label))
         if x_names:
             _name(axes.xaxis, x_names, most=40, along=True)
-        _legend(axes, len(series))
+        if len(series) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=8.5)
         return svg_of(drawing)
 
 
@@ -320,9 +322,10 @@ def _write_values(axes: Axes, grid: NDArray[np.float64], digits: int, colour: An
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
 
 
-def _legend(axes: Axes, count: int) -> None:
-    if count > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=min(count, 4), fontsize=8.5)
+def _legend_columns(series: Sequence[Series]) -> int:
+    """How many names fit side by side, 120 letters to a line with their lines' keys."""
+    longest = max(len(_short(plain(one.label))) for one in series)
+    return max(1, min(len(series), 120 // (longest + 8)))
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
