@@ -105,6 +105,9 @@ def heat_map(
             aspect=30,
             pad=0.02,
         )
+        bar.set_ticks(
+            np.linspace(low, high, 5), labels=[f"{v:.3g}" for v in np.linspace(low, high, 5)]
+        )
         bar.outline.set_visible(False)
         bar.set_label(plain(label))
         return svg_of(drawing)
@@ -146,6 +149,10 @@ def lines(
                 axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
         if logarithmic:
             axes.set_yscale("log")
+        if all(float(x).is_integer() for one in series for x in one.x):
+            from matplotlib.ticker import MaxNLocator
+
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y")
         axes.set_xlabel(plain(x_label))
         axes.set_ylabel(plain(y_label))

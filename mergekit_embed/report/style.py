@@ -35,6 +35,7 @@ nav ol {{ list-style: none; margin: 1.2rem 0 0; padding: 0; display: flex; flex-
 .warning {{ border-left: 3px solid var(--warn-line); background: var(--warn-band);
   padding: 0.5rem 0.9rem; margin: 0.8rem 0; list-style-position: inside; }}
 .scroll {{ overflow-x: auto; }}
+.scroll + .scroll {{ margin-top: 1.4rem; }}
 table {{ border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }}
 caption {{ text-align: left; color: var(--soft); padding: 0.4rem 0; }}
 th, td {{ padding: 0.3rem 0.8rem 0.3rem 0; text-align: left; white-space: nowrap; }}

@@ -125,8 +125,8 @@ def _vectors(report: Mapping[str, Any]) -> str:
     ) + figure(
         drawn,
         "Angles between the members' vectors in degrees",
-        "Angles between the members' vectors, over the whole model; 90 degrees is what chance "
-        "gives.",
+        "Angles between the members' vectors over the whole model: of task vectors, where the "
+        "method has a base.",
     )
 
 
