@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..report import (
     Interval,
+    Point,
     Section,
     Series,
     bars,
@@ -17,6 +18,7 @@ from ..report import (
     lines,
     page,
     paragraph,
+    scatter,
     table,
     write,
 )
@@ -46,6 +48,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         Section("Found", _found(report)),
         Section("Way", _way(report)),
         Section("Vectors", _vectors(report)),
+        *([Section("Trade-offs", _front(report))] if report.get("front") else []),
         *([Section("Dev tasks", _dev(report["dev"]))] if report.get("dev") else []),
         *([Section("Probe set", _probe(report["probe"]))] if report.get("probe") else []),
     ]
@@ -159,6 +162,23 @@ def _dev(dev: Mapping[str, Any]) -> str:
         )
         body += figure(drawn, "Lead of what was found over other merges", told)
     return body + table(["model", "mean", *tasks], rows, best=range(1, len(tasks) + 2))
+
+
+def _front(report: Mapping[str, Any]) -> str:
+    """The points that no other beats on all axes; drawn where there are two."""
+    front = report["front"]
+    names = list(front[0]["axes"])
+    rows = [[one["point"], one["label"], *(one["axes"][name] for name in names)] for one in front]
+    told = f"{len(front)} points that no other beats on all of {', '.join(names)}."
+    body = paragraph(told)
+    if len(names) == 2:
+        points = [Point(f"point {one['point']}", *one["axes"].values()) for one in front]
+        better: Literal["larger", "smaller"] = (
+            "smaller" if report["objective"] == "loss" else "larger"
+        )
+        drawn = scatter(points, *names, front=better)
+        body += figure(drawn, f"{names[0]} against {names[1]}", f"{better.title()} is better.")
+    return body + table(["point", "label", *names], rows)
 
 
 def _probe(probe: Mapping[str, Any]) -> str:
