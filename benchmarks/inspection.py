@@ -1,6 +1,6 @@
 """What boom-inspect takes beside reading the same files with `cat`, from a warm and a cold cache.
 
-    python benchmarks/inspection.py [--tiny] [--data FOLDER] [--runs 5] [--cold-runs 2] [--results FILE]
+    python benchmarks/inspection.py [--tiny] [--data FOLDER] [--runs 5] [--cold-runs 2]
 
 Four members and their base in the shapes of Qwen3-Embedding-0.6B, bfloat16. Reading and inspecting
 take turns, so that whatever else the machine does falls on both; the least of the runs is told, as
