@@ -12,6 +12,7 @@ from .options import SETTINGS, markdown_help
 
 COMMANDS = (
     "train",
+    "inspect",
     "search",
     "merge",
     "eval",

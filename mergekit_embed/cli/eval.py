@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -235,6 +236,7 @@ def _asked(told: Mapping[str, Any], as_json: bool) -> Asked:
     from ..evaluate.gate import parse
 
     gates = tuple(parse(text) for text in told["gates"])
+    os.environ.setdefault("TQDM_DISABLE", "1")  # mteb's own bars; read when tqdm is imported
     require()
     return Asked(
         gates=gates,
