@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from .. import __version__
-from .console import ends_with_failure, run, show_notes
+from .console import ends_with_failure, printable, run
 from .evaluating import shown_evaluation
 from .options import SETTINGS, markdown_help
 
@@ -190,6 +190,13 @@ def prompts_from(
     help="Write the tables, for a model card.",
 )
 @click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one page with all of it, that needs nothing but a browser.",
+)
+@click.option(
     "--device",
     default="auto",
     show_default=True,
@@ -234,10 +241,13 @@ eval = evaluate
 def _asked(told: Mapping[str, Any], as_json: bool) -> Asked:
     from ..evaluate import require
     from ..evaluate.gate import parse
+    from ..report import require as require_charts
 
     gates = tuple(parse(text) for text in told["gates"])
     os.environ.setdefault("TQDM_DISABLE", "1")  # mteb's own bars; read when tqdm is imported
     require()
+    if told["html_file"] is not None:
+        require_charts()
     return Asked(
         gates=gates,
         dry_run=told["dry_run"],
@@ -245,7 +255,7 @@ def _asked(told: Mapping[str, Any], as_json: bool) -> Asked:
         health_texts=told["health_texts"],
         parents=told["parents"],
         as_json=as_json,
-        files={"csv": told["csv_file"], "markdown": told["markdown_file"]},
+        files={kind: told[f"{kind}_file"] for kind in ("csv", "markdown", "html")},
     )
 
 
@@ -331,8 +341,7 @@ def _finish(comparison: Comparison, health: Sequence[Health], asked: Asked) -> l
     missed = [miss for gate in asked.gates for miss in check(gate, comparison)]
     for kind, path in asked.files.items():
         if path is not None:
-            text = show.as_csv(comparison) if kind == "csv" else show.markdown(comparison)
-            show.write(path, text)
+            show.write(path, _written(kind, comparison, health))
     if asked.as_json:
         found: dict[str, Any] = {"status": "missed" if missed else "done"}
         found |= show.as_dict(comparison)
@@ -340,12 +349,32 @@ def _finish(comparison: Comparison, health: Sequence[Health], asked: Asked) -> l
         found |= {"missed": [str(miss) for miss in missed]} if asked.gates else {}
         click.echo(json.dumps(found))
         return missed
-    click.echo(show.text(comparison))
+    _print(show.text(comparison))
     if health:
         _show_health(health)
+    for path in asked.files.values():
+        if path is not None:
+            click.echo(f"wrote {path}")
     for miss in missed:
-        click.echo(click.style("gate: ", fg="red", bold=True) + str(miss), err=True)
+        click.echo(click.style("gate: ", fg="red", bold=True) + printable(str(miss)), err=True)
     return missed
+
+
+def _written(kind: str, comparison: Comparison, health: Sequence[Health]) -> str:
+    """What a file of this kind holds."""
+    from ..evaluate import show
+
+    if kind == "html":
+        from ..evaluate.page import comparison_page
+
+        return comparison_page(comparison, health)
+    return show.as_csv(comparison) if kind == "csv" else show.markdown(comparison)
+
+
+def _print(text: str) -> None:
+    """Lines as they are, but for what may be in names that commands the terminal."""
+    for line in text.split("\n"):
+        click.echo(printable(line))
 
 
 def _show_health(health: Sequence[Health]) -> None:
@@ -353,9 +382,11 @@ def _show_health(health: Sequence[Health]) -> None:
     from ..evaluate.show import aligned
 
     click.echo()
-    click.echo(aligned(*table(health)))
+    _print(aligned(*table(health)))
     for one in health:
-        show_notes(f"{one.model}: {warning}" for warning in one.warnings)
+        for warning in one.warnings:
+            told = click.style("warning: ", fg="yellow", bold=True)
+            click.echo(told + printable(f"{one.model}: {warning}"), err=True)
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ from ..errors import UsageError
 from ..loading import load, open_model, planned
 from ..recipe import Recipe, load_all
 from ..recipe import load as load_recipe
+from ..recipe.nested import ENDINGS
 from .identity import folder_revision, plan_revision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 NAMED = re.compile(r"(?P<name>[\w.@+-]+)=(?P<reference>.+)")
-RECIPE = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _opened(reference: str) -> Iterator[Model]:
 
 def _is_recipe(reference: str) -> bool:
     path = Path(reference)
-    return path.suffix in RECIPE and not path.is_dir()
+    return path.suffix in ENDINGS and not path.is_dir()
 
 
 def _of_recipe(recipe: Recipe, reference: str) -> Model:

@@ -60,8 +60,11 @@ MTEB_TYPES: Mapping[Kind, tuple[str, str, type[AbsTask]]] = {
 PROTOCOL = 1
 """Raised whenever the same files begin to give mteb other data than before."""
 
-LONGEST = 2000
+LONGEST = 1000
 """Characters of a text that count for how long embedding it takes; models cut texts."""
+
+OVERHEAD = 100
+"""Characters that every text costs beside its own."""
 
 
 class TaskError(MergekitEmbedError):
@@ -99,7 +102,8 @@ class Task:
         """About how long it takes, in characters; None where that is not known."""
         if self.folder is None:
             return None
-        return sum(min(len(text), LONGEST) for text in every_text(self.folder.content))
+        texts = every_text(self.folder.content)
+        return sum(min(len(text), LONGEST) + OVERHEAD for text in texts)
 
     def fresh(self) -> AbsTask:
         """An object to run once, its random numbers at their beginning.

@@ -121,6 +121,22 @@ def test_health_is_told(usual: list[Any], family: Family, tmp_path: Path) -> Non
     assert "effective rank" in boom_eval(*usual, "--health").stdout
 
 
+def test_a_page_has_all_of_it(usual: list[Any], family: Family, tmp_path: Path) -> None:
+    page = tmp_path / "deep" / "report.html"
+    ran = boom_eval(*usual, "--html", page, "--health", "--parent", family.base)
+    assert ran.exit_code == 0
+    assert f"wrote {page}" in ran.stdout
+    text = page.read_text()
+    for title in ("Models", "Tasks", "In-domain and out-of-domain", "Health"):
+        assert f">{title}</h2>" in text
+    assert text.count("<svg") == 5
+    mean = next(line for line in ran.stdout.splitlines() if line.startswith("m1")).split()[1]
+    assert f">{mean}<" in text
+    other = tmp_path / "other.html"
+    boom_eval(*usual, "--html", other, "--health", "--parent", family.base)
+    assert other.read_text() == text
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
