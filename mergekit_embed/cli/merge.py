@@ -115,6 +115,13 @@ docs/recipe.md."""
     "this machine belongs to, else this machine alone.",
 )
 @click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page about members and merge (HTML with pictures, which needs nothing but "
+    "itself). The members are read once more for it.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -132,6 +139,7 @@ def merge(
     memory: int | None,
     executor: str,
     ray_address: str | None,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -158,7 +166,13 @@ def merge(
                 "executor": executor,
                 "ray_address": ray_address,
             }
-            _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
+            if report is None:
+                _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
+            else:
+                from ..inspect.merge_page import reported
+
+                with reported(report, planned, device) as write:
+                    write(_merge_all(planned, run_as, as_json=as_json, quiet=quiet))
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None
         failure(error, as_json=as_json, recipe=error.recipe or running)
@@ -225,20 +239,20 @@ def _planned(
 
 def _merge_all(
     planned: list[Plan | AdapterPlan], run_as: dict[str, Any], *, as_json: bool, quiet: bool
-) -> None:
+) -> list[MergeResult]:
     from ..engine import Plan
 
     models = [one for one in planned if isinstance(one, Plan)]
-    if models:
-        _merge_models(models, run_as, as_json=as_json, quiet=quiet)
+    results = _merge_models(models, run_as, as_json=as_json, quiet=quiet) if models else []
     for one in planned:
         if not isinstance(one, Plan):
             adapter.run_one(one, dry_run=False, as_json=as_json, quiet=quiet)
+    return results
 
 
 def _merge_models(
     planned: list[Plan], run_as: dict[str, Any], *, as_json: bool, quiet: bool
-) -> None:
+) -> list[MergeResult]:
     from ..engine import execute
 
     with shown_progress(quiet=quiet or as_json) as progress:
@@ -258,6 +272,7 @@ def _merge_models(
         click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
     if len(results) > 1 and not (as_json or quiet):
         click.echo(f"{len(results)} models in one run   {_cost(results[0])}")
+    return results
 
 
 def _point_of(planned: Plan) -> dict[str, str]:
