@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ class LoopbackHub:
         requests: every `METHOD /path` so far.
         sent: bytes of large objects that clients sent.
         part_size: objects larger than this come in several parts.
+        errors: mistakes of its own.
         xet: where large objects go instead, a URL that hf_xet understands; None: they come here.
     """
 
@@ -81,6 +83,7 @@ class LoopbackHub:
         self.at_point: Callable[[int], None] = lambda point: None
         self.part_size = 10**9
         self.xet: str | None = None
+        self.errors: list[BaseException | None] = []
         self.gate: dict[str, set[str]] = {}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -127,7 +130,10 @@ class _Server(ThreadingHTTPServer):
     hub: LoopbackHub
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that are killed leave broken connections; those are what is tested."""
+        """Clients that are killed leave broken connections, which is as it should be."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            self.hub.errors.append(error)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -180,7 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
         for pattern, route in ROUTES:
             found = re.fullmatch(pattern, asked)
             if found:
-                route(self, **{k: unquote(v) for k, v in found.groupdict().items()})
+                told = {k: unquote(v) for k, v in found.groupdict().items() if v is not None}
+                route(self, **told)
                 return
         raise RefusedError(404, None, f"this Hub does not know {asked}")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -174,7 +173,9 @@ class Store:
             files[path] = self.blob(base64.b64decode(value["content"]))
         elif key == "lfsFile":
             if not self.large(value["oid"]).exists():
-                raise RefusedError(400, None, f"LFS pointer pointed to a file that is not there: {path}")
+                raise RefusedError(
+                    400, None, f"LFS pointer pointed to a file that is not there: {path}"
+                )
             pointer = (
                 "version https://git-lfs.github.com/spec/v1\n"
                 f"oid sha256:{value['oid']}\nsize {value['size']}\n"
@@ -207,4 +208,4 @@ class Store:
     def _write(path: Path, content: bytes) -> None:
         fresh = path.with_name(f"{path.name}.{threading.get_ident()}")
         fresh.write_bytes(content)
-        os.replace(fresh, path)
+        fresh.replace(path)

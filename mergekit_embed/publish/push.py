@@ -1,0 +1,273 @@
+"""Pushing a model to the Hub: checked before anything is sent, and there in one commit or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..engine.adapter_folder import is_adapter
+from ..engine.stamps import refuse_changed, stamp
+from .advice import advised
+from .check import CARD, File, check_card, check_finite, check_loads, check_whole, files_in
+from .lineage import find_lineage
+from .target import (
+    MAIN,
+    Changes,
+    Target,
+    There,
+    changes,
+    check_owner,
+    lineage_there,
+    listed_at,
+    look,
+    refuse_foreign,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+MESSAGE = "Merged with mergekit_embed"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A push that may go ahead.
+
+    Attributes:
+        target: where to.
+        user: whose token it is.
+        there: what is there.
+        changes: what is sent, what is there already, and what is removed.
+        notes: what the user should know that is no error.
+    """
+
+    target: Target
+    user: str
+    there: There
+    changes: Changes
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push has done.
+
+    Attributes:
+        repository: OWNER/NAME.
+        url: where to look at it.
+        revision: the branch, or the pull request's.
+        commit: its last commit; None for a pull request that was there already.
+        is_new: False when all was there, and nothing was committed.
+        files: how many were sent; `bytes`: of these, whether the Hub knew them already or not.
+        notes: what the user should know that is no error.
+    """
+
+    repository: str
+    url: str
+    revision: str
+    commit: str | None
+    is_new: bool
+    files: int
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def push(
+    folder: str | Path,
+    target: Target | str,
+    *,
+    loads: bool = True,
+    message: str = MESSAGE,
+    show_progress: bool = False,
+) -> Pushed:
+    """Push a model or an adapter to the Hub, in one commit.
+
+    A push that was cut is continued by the same call: large files that the Hub has are not sent
+    again, and where all is there, nothing is committed. The token is found as the Hub's own tools
+    find it.
+
+    Args:
+        folder: the model's.
+        target: where to; a name is that of a repository, which is made if need be.
+        loads: try first whether the model loads in sentence-transformers and embeds.
+        message: of the commit.
+        show_progress: let the Hub's client draw its bars.
+
+    Raises:
+        PublishError: when the model is not whole, not finite, or does not load.
+        HubError: when the place is somebody else's or holds something else, or the Hub refuses.
+        UsageError: for what is no name, or no folder.
+    """
+    with quiet(show_progress=show_progress):
+        api = open_hub()
+        prepared = prepare(api, Path(folder).expanduser(), target, loads=loads)
+        return send(api, prepared, message=message)
+
+
+def open_hub() -> HfApi:
+    """The Hub's client."""
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="mergekit_embed")
+
+
+@contextmanager
+def quiet(*, show_progress: bool) -> Iterator[None]:
+    """The Hub's client without its warnings, which spell addresses with signatures."""
+    from huggingface_hub import utils as untyped
+
+    client: Any = untyped
+    level, had_bars = client.logging.get_verbosity(), not client.are_progress_bars_disabled()
+    client.logging.set_verbosity_error()
+    if had_bars and not show_progress:
+        client.disable_progress_bars()
+    try:
+        yield
+    finally:
+        client.logging.set_verbosity(level)
+        if had_bars and not show_progress:
+            client.enable_progress_bars()
+
+
+def prepare(api: HfApi, folder: Path, target: Target | str, *, loads: bool = True) -> Prepared:
+    """Check a model and its place on the Hub. Nothing is written.
+
+    Raises:
+        PublishError, HubError, UsageError: as `push` does.
+    """
+    target = Target(target) if isinstance(target, str) else target
+    tensors = check_whole(folder)
+    check_card(folder)
+    files = files_in(folder)
+    user = check_owner(api, target)
+    there = look(api, target)
+    own = find_lineage(folder)
+    same_lineage = own is not None and lineage_there(api, target, there) == own.digest
+    made = changes(files, there.files, whole=not same_lineage)
+    refuse_foreign(target, there, made, same_lineage=same_lineage)
+    if not made.is_empty:
+        check_finite(tensors)
+        if loads and not is_adapter(folder):
+            check_loads(folder)
+    notes = () if (folder / CARD).is_file() else (f"{folder}: there is no {CARD}, the Hub's page",)
+    return Prepared(target, user, there, made, notes)
+
+
+def send(api: HfApi, prepared: Prepared, *, message: str = MESSAGE) -> Pushed:
+    """Push what was prepared.
+
+    Raises:
+        HubError: when the Hub refuses, or the connection fails.
+        ChangedError: when a file is not what it was when it was checked.
+    """
+    target, there, made = prepared.target, prepared.there, prepared.changes
+    if target.create_pr and not made.is_empty:
+        proposed = _proposed(api, prepared)
+        if proposed is not None:
+            return proposed
+    if made.is_empty:
+        return _result(api, prepared, there.head, is_new=False)
+    from huggingface_hub import CommitOperationAdd
+
+    with advised(target.repository):
+        head = ensure(api, target, there)
+        added = [CommitOperationAdd(file.path, str(file.source)) for file in made.sent]
+        api.preupload_lfs_files(
+            target.repository,
+            added,
+            revision=target.branch,
+            create_pr=target.create_pr,
+            free_memory=False,
+        )
+        for file in made.sent:
+            refuse_changed(file.source, stamp(file.source), file.stamp)
+        return commit(api, prepared, added, head, message)
+
+
+def commit(
+    api: HfApi,
+    prepared: Prepared,
+    added: list[CommitOperationAdd],
+    head: str | None,
+    message: str,
+) -> Pushed:
+    """Make the one commit, on top of what was looked at and nothing else."""
+    from huggingface_hub import CommitOperationDelete
+
+    target, made = prepared.target, prepared.changes
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [*added]
+    operations += [CommitOperationDelete(path, is_folder=False) for path in made.deleted]
+    done = api.create_commit(
+        target.repository,
+        operations,
+        commit_message=message,
+        revision=target.branch,
+        create_pr=target.create_pr,
+        parent_commit=head,
+    )
+    if target.create_pr and done.pr_url:
+        return _result(api, prepared, done.oid, is_new=True, url=done.pr_url)
+    return _result(api, prepared, done.oid, is_new=True)
+
+
+def ensure(api: HfApi, target: Target, there: There) -> str | None:
+    """Make the repository and the branch where they are not there; the commit to build on.
+
+    An empty repository, or a branch with what `main` has, is all that can be seen of a push before
+    its commit.
+    """
+    head = there.head
+    if not there.exists:
+        api.create_repo(target.repository, private=target.private)
+        head = api.model_info(target.repository).sha
+    if target.branch != MAIN and not there.has_branch and not target.create_pr:
+        api.create_branch(target.repository, branch=target.branch, revision=head)
+    return head
+
+
+def _proposed(api: HfApi, prepared: Prepared) -> Pushed | None:
+    """An open pull request of one's own with just these files, if there is one."""
+    target, made = prepared.target, prepared.changes
+    files = [*made.sent, *made.same]
+    with advised(target.repository):
+        pulls = list(
+            api.get_repo_discussions(
+                target.repository,
+                author=prepared.user,
+                discussion_type="pull_request",
+                discussion_status="open",
+            )
+        )
+    for pull in pulls:
+        revision = f"refs/pr/{pull.num}"
+        if changes(files, listed_at(api, target, revision), whole=bool(made.deleted)).is_empty:
+            return _result(api, prepared, None, is_new=False, url=pull.url, revision=revision)
+    return None
+
+
+def _result(
+    api: HfApi,
+    prepared: Prepared,
+    commit: str | None,
+    *,
+    is_new: bool,
+    url: str | None = None,
+    revision: str | None = None,
+) -> Pushed:
+    target = prepared.target
+    page = f"{api.endpoint}/{target.repository}"
+    at = "" if target.branch == MAIN else f"/tree/{target.branch}"
+    sent: tuple[File, ...] = prepared.changes.sent if is_new else ()
+    return Pushed(
+        repository=target.repository,
+        url=url or page + at,
+        revision=revision or target.branch,
+        commit=commit,
+        is_new=is_new,
+        files=len(sent),
+        bytes=sum(file.size for file in sent),
+        notes=prepared.notes,
+    )
