@@ -29,6 +29,8 @@ from .fingerprint import difference, fingerprint
 from .hashing import Hash
 from .inputs import leaves
 from .journal import Entry, Fingerprint, Journal, read_journal
+from .lineage import lineage_of, origins
+from .lineage_file import LINEAGE
 from .manifest import MANIFEST, manifest
 from .plan import Job, Plan, check_space, nearest_folder
 from .run import Learned
@@ -62,6 +64,7 @@ NOT_SHELL = {
     "checkpoints",
     "coreml",
     "eval",
+    LINEAGE,
     MANIFEST,
     "onnx",
     "openvino",
@@ -146,6 +149,7 @@ class Destination(Staging):
         """`restart`: continue nothing; `verify`: continue only what still has its hashes."""
         super().__init__(plan.output, lambda: check_destination(plan))
         self.plan = plan
+        self._origins = origins(plan)
         self.resumed = self.kept = 0
         self.remark: str | None = None
         self._restart, self._verify = restart, verify
@@ -296,7 +300,10 @@ class Destination(Staging):
             for index in self.plan.indexes:
                 write_json(self.folder / index.path, index.content)
             copy_shell(self.plan, self.folder)
-            write_json(self.folder / MANIFEST, manifest(self.plan, self._entries, self.folder))
+            told = manifest(self.plan, self._entries, self.folder)
+            write_json(self.folder / MANIFEST, told)
+            lineage = lineage_of(self.plan, self._origins, self._entries, told)
+            write_json(self.folder / LINEAGE, lineage)
         with self._failing():
             super().commit()
 

@@ -6,7 +6,6 @@ the name of its folder. A continued merge has the same manifest as one that was 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from .fingerprint import recipe_digest
 from .hashing import digest_of, file_digest
 from .inputs import leaves
 from .journal import Entry
+from .lineage_names import public_name
 from .plan import Plan
 from .staging import JOURNAL
 
@@ -93,15 +93,3 @@ def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
             if isinstance(tensor, StoredTensor) and digest is not None:
                 told(tensor.file)["tensors"][tensor.name] = digest
     return [{"model": name, "files": files[root]} for root, name in models.items()]
-
-
-def public_name(folder: Path) -> str:
-    """What a model is called where its place means nothing: its Hub id and revision, or its name.
-
-    The Hub's cache has models in `models--OWNER--NAME/snapshots/REVISION`.
-    """
-    parts = Path(os.path.normpath(folder.absolute())).parts  # not resolved: links keep their names
-    for place, part in enumerate(parts[:-2]):
-        if part.startswith("models--") and parts[place + 1] == "snapshots":
-            return f"{part.removeprefix('models--').replace('--', '/')}@{parts[place + 2]}"
-    return parts[-1]
