@@ -183,14 +183,18 @@ class Destination(Staging):
 
     def prepare(self) -> None:
         """Create every weight file with its header, and remove all but these and the journal."""
-        planned = {JOURNAL, *(file.path for file in self.plan.files)}
-        for path in [path for path in self.folder.rglob("*") if path.is_file()]:
-            if path.relative_to(self.folder).as_posix() not in planned:
-                path.unlink()
+        self.tidy()
         for file in self.plan.files:
             self.create(file.path, file.header, file.size)
         if self._entries:
             self._begin_journal(self._entries.values())
+
+    def tidy(self) -> None:
+        """Remove what an earlier run left beside its weight files and the journal."""
+        planned = {JOURNAL, *(file.path for file in self.plan.files)}
+        for path in [path for path in self.folder.rglob("*") if path.is_file()]:
+            if path.relative_to(self.folder).as_posix() not in planned:
+                path.unlink()
 
     def wants(self, job: Job) -> bool:
         """See `Sink.wants`."""
@@ -283,7 +287,7 @@ class Destination(Staging):
         with suppress(OutputError):  # what was saved before stays good
             self.save()
         found = read_journal(self.folder / JOURNAL)
-        self.kept = len(found.entries) if found else 0
+        self.kept = len(whole(self.plan, self.folder, found.entries)) if found else 0
         return self.kept > 0
 
     def commit(self) -> None:
@@ -294,6 +298,16 @@ class Destination(Staging):
         """
         with self._save_lock:
             self._is_committing = True
+        self.complete()
+        with self._failing():
+            super().commit()
+
+    def complete(self) -> None:
+        """Add every file but the weights.
+
+        Raises:
+            OutputError: when one cannot be written, or something could not be before.
+        """
         if self._failed is not None:
             raise self._failed
         with self.explained():
@@ -304,8 +318,6 @@ class Destination(Staging):
             write_json(self.folder / MANIFEST, told)
             lineage = lineage_of(self.plan, self._origins, self._entries, told)
             write_json(self.folder / LINEAGE, lineage)
-        with self._failing():
-            super().commit()
 
     def _let_go(self) -> None:
         if self._journal is not None:

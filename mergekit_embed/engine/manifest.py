@@ -59,13 +59,12 @@ def manifest(plan: Plan, entries: Mapping[str, Entry], folder: Path) -> dict[str
 def _files(plan: Plan, folder: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     weights = {file.path: file for file in plan.files}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name == JOURNAL:
-            continue
-        if name in weights:
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for name in sorted((there | weights.keys()) - {JOURNAL}):
+        if name in weights:  # which may be on the Hub already, and no longer here
             found[name] = {"size": weights[name].size, "header": digest_of(weights[name].header)}
         else:
+            path = folder / name
             found[name] = {"size": path.stat().st_size, "digest": file_digest(path)}
     return found
 

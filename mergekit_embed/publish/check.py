@@ -49,11 +49,19 @@ FLOATS = {DType.F64: np.float64, DType.F32: np.float32, DType.F16: np.float16}
 
 @dataclass(frozen=True)
 class File:
-    """A file that goes to the Hub: its path there, where it is here, and how it was when found."""
+    """A file that goes to the Hub.
+
+    Attributes:
+        path: on the Hub.
+        source: where it is here, or was.
+        stamp: how it was when it was found.
+        sha256: of one that is gone from here, since the Hub has it.
+    """
 
     path: str
     source: Path
     stamp: Stamp
+    sha256: str | None = None
 
     @property
     def size(self) -> int:

@@ -20,10 +20,9 @@ from .target import (
     There,
     changes,
     check_owner,
-    lineage_there,
+    compare,
     listed_at,
     look,
-    refuse_foreign,
 )
 
 if TYPE_CHECKING:
@@ -144,10 +143,7 @@ def prepare(api: HfApi, folder: Path, target: Target | str, *, loads: bool = Tru
     files = files_in(folder)
     user = check_owner(api, target)
     there = look(api, target)
-    own = find_lineage(folder)
-    same_lineage = own is not None and lineage_there(api, target, there) == own.digest
-    made = changes(files, there.files, whole=not same_lineage)
-    refuse_foreign(target, there, made, same_lineage=same_lineage)
+    made = compare(api, target, there, files, find_lineage(folder))
     if not made.is_empty:
         check_finite(tensors)
         if loads and not is_adapter(folder):
@@ -163,28 +159,35 @@ def send(api: HfApi, prepared: Prepared, *, message: str = MESSAGE) -> Pushed:
         HubError: when the Hub refuses, or the connection fails.
         ChangedError: when a file is not what it was when it was checked.
     """
-    target, there, made = prepared.target, prepared.there, prepared.changes
-    if target.create_pr and not made.is_empty:
-        proposed = _proposed(api, prepared)
-        if proposed is not None:
-            return proposed
-    if made.is_empty:
-        return _result(api, prepared, there.head, is_new=False)
+    target, made = prepared.target, prepared.changes
+    done = already_there(api, prepared)
+    if done is not None:
+        return done
     from huggingface_hub import CommitOperationAdd
 
     with advised(target.repository):
-        head = ensure(api, target, there)
+        head = ensure(api, target, prepared.there)
         added = [CommitOperationAdd(file.path, str(file.source)) for file in made.sent]
-        api.preupload_lfs_files(
-            target.repository,
-            added,
-            revision=target.branch,
-            create_pr=target.create_pr,
-            free_memory=False,
-        )
+        upload(api, target, added)
         for file in made.sent:
             refuse_changed(file.source, stamp(file.source), file.stamp)
         return commit(api, prepared, added, head, message)
+
+
+def upload(
+    api: HfApi, target: Target, added: list[CommitOperationAdd], *, frees: bool = False
+) -> None:
+    """Send the large ones of some files, which are not to be seen before a commit names them.
+
+    `frees`: forget where those lie that were sent, so that they may be removed.
+    """
+    api.preupload_lfs_files(
+        target.repository,
+        added,
+        revision=target.branch,
+        create_pr=target.create_pr,
+        free_memory=frees,
+    )
 
 
 def commit(
@@ -209,8 +212,8 @@ def commit(
         parent_commit=head,
     )
     if target.create_pr and done.pr_url:
-        return _result(api, prepared, done.oid, is_new=True, url=done.pr_url)
-    return _result(api, prepared, done.oid, is_new=True)
+        return result_of(api, prepared, done.oid, is_new=True, url=done.pr_url)
+    return result_of(api, prepared, done.oid, is_new=True)
 
 
 def ensure(api: HfApi, target: Target, there: There) -> str | None:
@@ -228,9 +231,17 @@ def ensure(api: HfApi, target: Target, there: There) -> str | None:
     return head
 
 
-def _proposed(api: HfApi, prepared: Prepared) -> Pushed | None:
-    """An open pull request of one's own with just these files, if there is one."""
+def already_there(api: HfApi, prepared: Prepared) -> Pushed | None:
+    """What is there already: all files, or an open pull request of one's own with just these.
+
+    Raises:
+        HubError: when the Hub does not tell.
+    """
     target, made = prepared.target, prepared.changes
+    if made.is_empty:
+        return result_of(api, prepared, prepared.there.head, is_new=False)
+    if not target.create_pr:
+        return None
     files = [*made.sent, *made.same]
     with advised(target.repository):
         pulls = list(
@@ -244,11 +255,11 @@ def _proposed(api: HfApi, prepared: Prepared) -> Pushed | None:
     for pull in pulls:
         revision = f"refs/pr/{pull.num}"
         if changes(files, listed_at(api, target, revision), whole=bool(made.deleted)).is_empty:
-            return _result(api, prepared, None, is_new=False, url=pull.url, revision=revision)
+            return result_of(api, prepared, None, is_new=False, url=pull.url, revision=revision)
     return None
 
 
-def _result(
+def result_of(
     api: HfApi,
     prepared: Prepared,
     commit: str | None,
@@ -257,6 +268,7 @@ def _result(
     url: str | None = None,
     revision: str | None = None,
 ) -> Pushed:
+    """What to tell of a push."""
     target = prepared.target
     page = f"{api.endpoint}/{target.repository}"
     at = "" if target.branch == MAIN else f"/tree/{target.branch}"

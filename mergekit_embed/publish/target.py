@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.weights import MAX_JSON_BYTES
 from ..errors import CheckpointError, HubError, UsageError
 from .advice import TOKENS, advised
 from .check import File
-from .lineage import LINEAGE, find_lineage
+from .lineage import LINEAGE, Lineage, read_lineage
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -193,29 +194,39 @@ def listed_at(api: HfApi, target: Target, revision: str) -> dict[str, Remote]:
         return _listed(api, target, revision)
 
 
-def changes(files: list[File], there: Mapping[str, Remote], *, whole: bool) -> Changes:
+def changes(
+    files: Sequence[File],
+    there: Mapping[str, Remote],
+    *,
+    whole: bool,
+    known: Collection[str] = (),
+) -> Changes:
     """What has to be sent and removed so that the files are there, and (`whole`) no others.
 
-    Otherwise only weights are removed, which would be loaded in place of the new ones.
+    Otherwise only weights are removed, which would be loaded in place of the new ones. `known` are
+    the paths of files that are known to say the same.
     """
     sent: list[File] = []
     same: list[File] = []
     for file in files:
-        known = there.get(file.path)
-        (same if known is not None and _is_same(file, known) else sent).append(file)
+        other = there.get(file.path)
+        is_same = other is not None and (file.path in known or _is_same(file, other))
+        (same if is_same else sent).append(file)
     names = {file.path for file in files}
     extra = [path for path in there if path not in names]
     deleted = [path for path in extra if whole or path.endswith(STALE)]
     return Changes(tuple(sent), tuple(same), tuple(sorted(deleted)))
 
 
-def _is_same(file: File, known: Remote) -> bool:
-    if file.size != known.size:
+def _is_same(file: File, other: Remote) -> bool:
+    if file.size != other.size:
         return False
-    if known.sha256 is not None:
-        return digest(file.source) == known.sha256
+    if other.sha256 is not None:
+        return (file.sha256 or digest(file.source)) == other.sha256
+    if file.sha256 is not None:
+        return False
     content = file.source.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == known.oid
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == other.oid
 
 
 def digest(path: Path) -> str:
@@ -224,26 +235,69 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lineage_there(api: HfApi, target: Target, there: There) -> str | None:
-    """The digest of the lineage of the model that is there; None where it has none.
+def lineage_there(api: HfApi, target: Target, there: There) -> Lineage | None:
+    """The lineage of the model that is there; None where it has none.
 
     Raises:
         HubError: when the Hub does not give the file.
     """
-    if LINEAGE not in there.files:
+    content = read_there(api, target, there, LINEAGE)
+    if content is None:
         return None
-    with TemporaryDirectory() as folder, advised(target.repository):
-        path = api.hf_hub_download(
-            target.repository, LINEAGE, revision=there.head, local_dir=folder
-        )
+    with TemporaryDirectory() as folder:
+        path = Path(folder, LINEAGE)
+        path.write_bytes(content)
         try:
-            found = find_lineage(path)
+            return read_lineage(path)
         except CheckpointError:  # of a later version, or made by hand: then it is not this one
             return None
-    return found.digest if found else None
 
 
-def refuse_foreign(target: Target, there: There, made: Changes, *, same_lineage: bool) -> None:
+def read_there(api: HfApi, target: Target, there: There, path: str) -> bytes | None:
+    """A small file that is there; None where it is not.
+
+    Raises:
+        HubError: when the Hub does not give it.
+    """
+    if path not in there.files or there.files[path].size > MAX_JSON_BYTES:
+        return None
+    with TemporaryDirectory() as folder, advised(target.repository):
+        found = api.hf_hub_download(target.repository, path, revision=there.head, local_dir=folder)
+        return Path(found).read_bytes()
+
+
+def compare(
+    api: HfApi, target: Target, there: There, files: Sequence[File], own: Lineage | None
+) -> Changes:
+    """What a push of these files does.
+
+    The lineage of a model that was merged once more tells other times and nothing else; then the
+    one that is there stays.
+
+    Args:
+        api: the Hub's client.
+        target: where to.
+        there: what is there.
+        files: what is pushed.
+        own: the lineage among the files.
+
+    Raises:
+        HubError: when it would replace what another merge, or somebody's hand, put there.
+    """
+    other = lineage_there(api, target, there) if own else None
+    is_same = own is not None and other is not None and own.digest == other.digest
+    known = {LINEAGE} if own and other and _timeless(own) == _timeless(other) else set()
+    made = changes(files, there.files, whole=not is_same, known=known)
+    if not is_same:
+        refuse_foreign(target, there, made)
+    return made
+
+
+def _timeless(lineage: Lineage) -> dict[str, Any]:
+    return {key: value for key, value in lineage.content.items() if key != "times"}
+
+
+def refuse_foreign(target: Target, there: There, made: Changes) -> None:
     """Refuse to touch files that this merge did not write.
 
     What a branch has that was only just made is not its own; and to add files touches none.
@@ -251,7 +305,7 @@ def refuse_foreign(target: Target, there: There, made: Changes, *, same_lineage:
     Raises:
         HubError: naming some of them, and what would replace them.
     """
-    if target.overwrite or target.create_pr or same_lineage or not there.is_own:
+    if target.overwrite or target.create_pr or not there.is_own:
         return
     names = {file.path for file in made.same}
     foreign = sorted(path for path in there.files if path not in names)
