@@ -12,7 +12,7 @@ from ..engine.adapter_folder import is_adapter
 from ..engine.stamps import refuse_changed, stamp
 from .advice import advised
 from .check import CARD, File, check_card, check_finite, check_loads, check_whole, files_in
-from .lineage import find_lineage
+from .lineage import Lineage, find_lineage
 from .target import (
     MAIN,
     Changes,
@@ -21,6 +21,8 @@ from .target import (
     changes,
     check_owner,
     compare,
+    known_files,
+    lineage_there,
     listed_at,
     look,
 )
@@ -40,6 +42,7 @@ class Prepared:
         user: whose token it is.
         there: what is there.
         changes: what is sent, what is there already, and what is removed.
+        lineage: of the model, where it has one.
         notes: what the user should know that is no error.
     """
 
@@ -47,6 +50,7 @@ class Prepared:
     user: str
     there: There
     changes: Changes
+    lineage: Lineage | None
     notes: tuple[str, ...] = ()
 
 
@@ -143,13 +147,14 @@ def prepare(api: HfApi, folder: Path, target: Target | str, *, loads: bool = Tru
     files = files_in(folder)
     user = check_owner(api, target)
     there = look(api, target)
-    made = compare(api, target, there, files, find_lineage(folder))
+    own = find_lineage(folder)
+    made = compare(api, target, there, files, own)
     if not made.is_empty:
         check_finite(tensors)
         if loads and not is_adapter(folder):
             check_loads(folder)
     notes = () if (folder / CARD).is_file() else (f"{folder}: there is no {CARD}, the Hub's page",)
-    return Prepared(target, user, there, made, notes)
+    return Prepared(target, user, there, made, own, notes)
 
 
 def send(api: HfApi, prepared: Prepared, *, message: str = MESSAGE) -> Pushed:
@@ -254,7 +259,9 @@ def already_there(api: HfApi, prepared: Prepared) -> Pushed | None:
         )
     for pull in pulls:
         revision = f"refs/pr/{pull.num}"
-        if changes(files, listed_at(api, target, revision), whole=bool(made.deleted)).is_empty:
+        found = There(head=revision, files=listed_at(api, target, revision))
+        known = known_files(prepared.lineage, lineage_there(api, target, found))
+        if changes(files, found.files, whole=bool(made.deleted), known=known).is_empty:
             return result_of(api, prepared, None, is_new=False, url=pull.url, revision=revision)
     return None
 

@@ -225,7 +225,7 @@ class Streaming(Destination):
         made = compare(self._api, self._target, there, files, own)
         has_card = any(file.path == CARD for file in files)
         notes = () if has_card else (f"there is no {CARD}, the Hub's page",)
-        prepared = Prepared(self._target, user, there, made, notes)
+        prepared = Prepared(self._target, user, there, made, own, notes)
         done = already_there(self._api, prepared)
         if done is not None:
             return done

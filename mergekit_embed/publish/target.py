@@ -286,11 +286,15 @@ def compare(
     """
     other = lineage_there(api, target, there) if own else None
     is_same = own is not None and other is not None and own.digest == other.digest
-    known = {LINEAGE} if own and other and _timeless(own) == _timeless(other) else set()
-    made = changes(files, there.files, whole=not is_same, known=known)
+    made = changes(files, there.files, whole=not is_same, known=known_files(own, other))
     if not is_same:
         refuse_foreign(target, there, made)
     return made
+
+
+def known_files(own: Lineage | None, other: Lineage | None) -> set[str]:
+    """The paths of files that say the same as those that are there, whatever their bytes."""
+    return {LINEAGE} if own and other and _timeless(own) == _timeless(other) else set()
 
 
 def _timeless(lineage: Lineage) -> dict[str, Any]:
