@@ -23,7 +23,10 @@ Scores = Mapping[str, float]
 class DevTasks:
     """Local tasks, each measured by its own metric."""
 
-    def __init__(self, folders: Sequence[Path], batch_size: int):
+    BATCH = 32
+    """Texts that are embedded at once."""
+
+    def __init__(self, folders: Sequence[Path]):
         """Open the tasks.
 
         Raises:
@@ -32,7 +35,7 @@ class DevTasks:
         from ..train.dev import evaluator
 
         self._evaluators: dict[str, Callable[[Any], Any]] = {
-            folder.name: evaluator(folder, batch_size) for folder in folders
+            folder.name: evaluator(folder, self.BATCH) for folder in folders
         }
 
     def scores(self, model: SentenceTransformer) -> dict[str, float]:

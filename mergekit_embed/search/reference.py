@@ -30,6 +30,7 @@ search:
 ```
 
 ```sh
+boom-search recipe.yaml --dry-run           # what would be searched, and the memory it takes
 boom-search recipe.yaml                     # searched/recipe/found.yaml and search.json
 boom-merge searched/recipe/found.yaml
 boom-search recipe.yaml --cache off         # members are read at every step, and never kept
@@ -161,6 +162,12 @@ STRATEGIES = (
         "evolves the numbers named in `parameters`, within their bounds; a point costs a merge "
         "into the model in memory",
     ),
+    (
+        "`optuna`",
+        "all",
+        "the same numbers by tree-structured Parzen estimators (arXiv 2304.11127); with `axes` it "
+        "trades tasks off, and keeps every point that no other beats on all of them",
+    ),
 )
 
 FILES = (
@@ -169,10 +176,14 @@ FILES = (
         "the recipe with what was found; models are named from its own folder",
     ),
     (
+        "`front/1.yaml`, ...",
+        "with `axes`: a recipe for every point of the front, from the best on the first axis on",
+    ),
+    (
         "`search.json`",
         "every point that was judged with its value by task, the loss of every step, lengths and "
         "angles of the members' vectors, the probe set's rows and hashes, why the search ended; "
-        "with `dev`, the comparison",
+        "with `axes`, the front; with `dev`, the comparison",
     ),
 )
 

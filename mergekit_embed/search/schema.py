@@ -48,9 +48,9 @@ class SearchEntry(BaseModel):
         description="the part of every task's batches that points are judged on and that give no "
         "gradient; at least one batch of every data set. 0: judge on all",
     )
-    strategy: Literal["gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es"] = Field(
-        default="gradient", description="how points are found (see below)"
-    )
+    strategy: Literal[
+        "gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es", "optuna"
+    ] = Field(default="gradient", description="how points are found (see below)")
     objective: Literal["loss", "dev", "borda"] = Field(
         default="loss",
         description="what points are judged by: the loss on the probe set, the mean of the `dev` "
@@ -98,10 +98,19 @@ class SearchEntry(BaseModel):
     )
     parameters: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(
         default_factory=dict,
-        description="of `cma_es`: the least and the most of every parameter that is searched, such "
-        "as `{density: [0.1, 0.9], lambda: [0.5, 1.5]}`; `weight` is one for each member",
+        description="of `cma_es` and `optuna`: the least and the most of every parameter that is "
+        "searched, such as `{density: [0.1, 0.9], lambda: [0.5, 1.5]}`; `weight` is one for each "
+        "member",
     )
-    evaluations: Positive = Field(default=60, description="of `cma_es`: points that are judged")
+    evaluations: Positive = Field(
+        default=60, description="of `cma_es` and `optuna`: points that are judged"
+    )
+    axes: dict[Text, Annotated[list[Text], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="of `optuna`: what is traded off, such as `{retrieval: [questions], "
+        "similarity: [sts-a, sts-b]}`: names for tasks whose mean is one axis; the tasks are "
+        "those of `dev`, or of the probe set where the loss is judged by",
+    )
 
     def rate(self) -> float:
         """The learning rate at the first step."""

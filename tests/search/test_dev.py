@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from tiny_models import WORDS
-from train.plans import write_rows
 
 from mergekit_embed.search import search
 from mergekit_embed.search.dev import borda, compared
 from mergekit_embed.train.dev import evaluator
 
-from .scenes import DATA, recipe_of, write_recipe
-
-
-def dev_folders(root: Path) -> list[str]:
-    """Two tasks beside a recipe: similarity, and retrieval."""
-    drawn = random.Random(7)
-
-    def text() -> str:
-        return " ".join(drawn.choices(WORDS, k=5))
-
-    pairs = [{"sentence1": text(), "sentence2": text(), "score": drawn.random()} for _ in range(30)]
-    write_rows(root / "dev" / "pairs" / "pairs.jsonl", pairs)
-    found = root / "dev" / "found"
-    write_rows(found / "queries.jsonl", [{"id": f"q{i}", "text": text()} for i in range(10)])
-    write_rows(found / "corpus.jsonl", [{"id": f"d{i}", "text": text()} for i in range(20)])
-    relevant = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(10)]
-    write_rows(found / "qrels.jsonl", relevant)
-    return ["dev/pairs", "dev/found"]
+from .scenes import DATA, dev_folders, recipe_of, write_recipe
 
 
 def soup_of(root: Path, **search: Any) -> Path:

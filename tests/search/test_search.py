@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from helpers import Ran, boom_merge
+from helpers import boom_merge
 from lora import adapt
 from safetensors.torch import load_file
 from tiny_models import build_minilm
@@ -24,7 +23,6 @@ from train.plans import write_rows
 
 import mergekit_embed.search.loop
 from mergekit_embed import merge
-from mergekit_embed.cli.search import search as command
 from mergekit_embed.errors import (
     DataError,
     NonFiniteError,
@@ -39,17 +37,9 @@ from mergekit_embed.search.loop import Silent
 from mergekit_embed.search.objective import ProbeLoss
 from mergekit_embed.search.state import STATE
 
-from .scenes import DATA, opened_scene, recipe_of, write_recipe
+from .scenes import DATA, boom_search, opened_scene, recipe_of, write_recipe
 
 ROOT = Path(__file__).parents[2]
-
-
-def boom_search(*arguments: str | Path) -> Ran:
-    """Run `boom-search` in this process; an exception that it should have reported is raised."""
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
 
 
 # --- what is found --------------------------------------------------------------------------------
