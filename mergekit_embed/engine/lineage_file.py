@@ -33,6 +33,11 @@ SHAPE: Mapping[str, type | tuple[type, ...]] = {
 """The keys that every lineage has."""
 
 
+def is_lineage(recipe: Path) -> bool:
+    """Whether a file is a lineage, which is known by its name."""
+    return recipe.name == LINEAGE
+
+
 def read_content(path: Path) -> dict[str, Any]:
     """What a lineage file says, once it is known to be one.
 

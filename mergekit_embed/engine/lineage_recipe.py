@@ -16,6 +16,9 @@ from .plan import Plan
 LEFT_OUT = ("output", "search", "sweep")
 """What says where the result goes, or how the recipe came to be; the bytes do not depend on it."""
 
+NO_KEYWORD = "./"
+"""Before a model that is the source of the vocabulary: its name may be `base`."""
+
 Call = Callable[[str], str | dict[str, Any]]
 """From what a recipe calls a model to what the lineage does; to a recipe, where it is one."""
 
@@ -108,6 +111,7 @@ def _with_tokenizer(recipe: Recipe, data: dict[str, Any], call: Call) -> dict[st
     if source in {None, "base", "union"}:
         return data
     assert source is not None
+    called = f"{NO_KEYWORD}{call(source)}"
     if isinstance(data.get("tokenizer"), dict) and data["tokenizer"].get("source") is not None:
-        return data | {"tokenizer": {**data["tokenizer"], "source": call(source)}}
-    return data | {"tokenizer_source": call(source)}
+        return data | {"tokenizer": {**data["tokenizer"], "source": called}}
+    return data | {"tokenizer_source": called}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.hashing import digest_of
 from ..engine.plan import Plan
 from ..engine.reader import Reader
 from ..engine.stamps import stamp
@@ -104,7 +105,9 @@ def search(
         searching.stand(trail.best_point)
         report = _report(spec, scene, probe, trail, searching)
     content = found_recipe(spec, trail.best_point, scene.grouping, folder)
-    write_text(folder / NAME, as_yaml(content, _remark(spec, trail)))
+    text = as_yaml(content, _remark(spec, trail))
+    report["written"] = digest_of(text.encode())
+    write_text(folder / NAME, text)
     write_json(folder / REPORT, report)
     (folder / STATE).unlink(missing_ok=True)
     return SearchResult(
