@@ -10,7 +10,17 @@ from .. import __version__
 from .console import run
 from .options import SETTINGS, markdown_help
 
-COMMANDS = ("train", "search", "merge", "extract-lora", "stats", "verify", "compile", "schema")
+COMMANDS = (
+    "train",
+    "search",
+    "merge",
+    "extract-lora",
+    "stats",
+    "verify",
+    "lineage",
+    "compile",
+    "schema",
+)
 """Every command, in the order of a user's way; its module has the same name, with `_` for `-`."""
 
 

@@ -52,7 +52,7 @@ def _of(plan: Plan, names: Names, files: dict[str, dict[str, Any]]) -> Call:
         if not behind and reference != recipe.tokenizer_source:
             return inner
         known = next((name for name, one in files.items() if one == inner), None)
-        name = known or f"recipe-{len(files) + 1}.yaml"
+        name = known or f"recipe-{len(files) + 1}.yaml"  # see NESTED
         files[name] = inner
         return name + behind
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.locate import NotFoundError, locate
+from ..checkpoint.weights import inside
 from ..engine.hashing import file_digest
 from ..engine.lineage_inputs import weights_told
 from ..engine.reader import Reader
 from ..engine.taking_over import digest_read
 from ..errors import CheckpointError, Problem, RecipeError
-from .lineage import Lineage
+from .lineage import LINEAGE, Lineage
 
 DEPTH = 2
 """How deep in the usual places a member's folder may lie: `members/bag-20` is."""
@@ -119,7 +120,7 @@ def _missing(model: Mapping[str, Any], looked: Mapping[Path, int]) -> str:
 def _fault(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Why a folder is not the model that was read; None where it is."""
     for name, known in files.items():
-        path = folder / name
+        path = inside(folder, name, folder / LINEAGE)
         if not path.is_file():
             return f"{path} is missing"
         if path.stat().st_size != known["size"]:
