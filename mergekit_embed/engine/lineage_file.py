@@ -78,16 +78,16 @@ def _is_model(one: Any) -> bool:
     if not _is_object(one) or not isinstance(one.get("name"), str):
         return False
     files, hub = one.get("files"), one.get("hub")
-    if not _is_object(files) or not all(
-        _is_object(file)
-        and isinstance(file.get("size"), int)
-        and isinstance(file.get("digest"), str)
-        for file in files.values()
-    ):
+    if not _is_object(files) or not all(map(_is_file, files.values())):
         return False
     if hub is None:
         return isinstance(one.get("folder"), str)
     return _is_object(hub) and all(isinstance(hub.get(key), str) for key in ("id", "revision"))
+
+
+def _is_file(one: Any) -> bool:
+    sized = _is_object(one) and isinstance(one.get("size"), int)
+    return sized and isinstance(one.get("digest"), str)
 
 
 def _is_object(value: Any) -> bool:

@@ -61,7 +61,7 @@ def _of_member(path: Path, model: str) -> dict[str, Any] | None:
         },
         "loss": _ends(member.get("curve") or []),
         **{key: member[key] for key in ("steps", "examples", "tokens", "seconds")},
-        "versions": member["versions"],
+        "versions": member.get("versions"),
     }
     if content.get("update"):
         found["update"] = _update(content["update"], path.parent)
