@@ -18,6 +18,7 @@ WANTED = (
     "*.py",
     "*.tiktoken",
     "LICENSE*",
+    "README.md",
 )
 SKIPPED = ("onnx/*", "openvino/*", "*/checkpoint-*/*", "checkpoint-*/*")
 

@@ -18,6 +18,7 @@ COMMANDS = (
     "extract-lora",
     "stats",
     "verify",
+    "lineage",
     "compile",
     "schema",
 )

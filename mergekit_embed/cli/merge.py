@@ -11,7 +11,7 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
-from . import adapter
+from . import adapter, repeats
 from .console import (
     bytes_from,
     duration_of,
@@ -41,7 +41,9 @@ models:
     parameters: {weight: 0.5}
 ```
 
-A recipe with a `search` block is searched first, as `boom-search` does, then merged.
+A recipe with a `search` block is searched first, as `boom-search` does, then merged. The
+`merge_lineage.json` of a merged model is a recipe too: its merge is made again, from members that
+have the hashes of then, and has to give the same bytes.
 
 Look before you leap with `--dry-run`. Several recipes are all checked before the first is run.
 """
@@ -115,6 +117,14 @@ docs/recipe.md."""
     "this machine belongs to, else this machine alone.",
 )
 @click.option(
+    "--members",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="For a `merge_lineage.json`: a folder in which its members lie. Default: beside the "
+    "lineage, and in the working directory. May be given several times.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -132,6 +142,7 @@ def merge(
     memory: int | None,
     executor: str,
     ray_address: str | None,
+    members: tuple[Path, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -139,11 +150,11 @@ def merge(
     try:
         names = _distinct_names(recipes)
         targets = [output / n if output and len(names) > 1 else output for n in names]
-        planned = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
-        if not dry_run and any(one.search is not None for one in _loaded(recipes)):
-            found = tuple(
-                _searched(one, device, restart, quiet=quiet or as_json) for one in recipes
-            )
+        again = repeats.wanted(recipes, members)
+        given = tuple(again[one].recipe if one in again else one for one in recipes)
+        planned = _planned(given, targets, overwrite=overwrite, as_json=as_json, context=context)
+        if not dry_run and any(one.search is not None for one in _loaded(given)):
+            found = tuple(_searched(one, device, restart, quiet=quiet or as_json) for one in given)
             planned = _planned(
                 found, targets, overwrite=overwrite, as_json=as_json, context=context
             )
@@ -159,6 +170,7 @@ def merge(
                 "ray_address": ray_address,
             }
             _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
+            repeats.compare(again.values(), planned, quiet=quiet or as_json)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None
         failure(error, as_json=as_json, recipe=error.recipe or running)
@@ -167,30 +179,30 @@ def merge(
 
 def _distinct_names(recipes: tuple[Path, ...]) -> list[str]:
     """What the recipes are called, which their folders are called after."""
-    names = [recipe.stem for recipe in recipes]
+    names = [repeats.name_of(recipe) for recipe in recipes]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two recipes are called {name}; their models would share a folder")
     return names
 
 
-def _loaded(recipes: tuple[Path, ...]) -> list[Recipe]:
+def _loaded(recipes: tuple[Path | Recipe, ...]) -> list[Recipe]:
     from ..recipe import load_all
 
     return [point for recipe in recipes for point in load_all(recipe)]
 
 
-def _searched(recipe: Path, device: str, restart: bool, *, quiet: bool) -> Path:
+def _searched(recipe: Path | Recipe, device: str, restart: bool, *, quiet: bool) -> Path | Recipe:
     """The recipe with the parameters that its search has found; itself where it has none."""
     from .search import searched
 
-    if all(one.search is None for one in _loaded((recipe,))):
+    if not isinstance(recipe, Path) or all(one.search is None for one in _loaded((recipe,))):
         return recipe
     return searched(recipe, device=device, restart=restart, quiet=quiet).recipe
 
 
 def _planned(
-    recipes: tuple[Path, ...],
+    recipes: tuple[Path | Recipe, ...],
     targets: list[Path | None],
     *,
     overwrite: bool,
@@ -216,7 +228,8 @@ def _planned(
                 found += plan_many(point, target, overwrite=overwrite, planner=planner)
             refuse_shared_outputs(found)
         except MergekitEmbedError as error:
-            failure(error, as_json=as_json, recipe=str(recipe))
+            shown = str(recipe) if isinstance(recipe, Path) else recipe.source.shown
+            failure(error, as_json=as_json, recipe=shown)
             failed.append(error)
     if failed:
         context.exit(max(error.exit_code for error in failed))

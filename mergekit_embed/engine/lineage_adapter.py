@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import StoredTensor
 from ..checkpoint.adapter import SAFETENSORS
+from ..checkpoint.adapter_config import CONFIG
+from ..checkpoint.weights import read_object
 from .adapter_plan import AdapterPlan
-from .hashing import file_digest
+from .hashing import digest_of, file_digest
 from .inputs import stored_within
 from .lineage import Origins, Recipes, content_of, origins_of
 from .lineage_inputs import place_of, weights_told
@@ -47,6 +50,7 @@ def lineage_of(plan: AdapterPlan, found: Origins, folder: Path) -> dict[str, Any
         written = weights_told(folder / SAFETENSORS, lambda one: digest_read(one, reader))
     others = sorted(path for path in folder.iterdir() if path.name != SAFETENSORS)
     outputs = {path.name: file_digest(path) for path in others if path.is_file()}
+    outputs[CONFIG] = config_digest(folder / CONFIG)
     outputs[SAFETENSORS] = written["digest"]
 
     def told(names: Names) -> Recipes:
@@ -61,6 +65,16 @@ def lineage_of(plan: AdapterPlan, found: Origins, folder: Path) -> dict[str, Any
         return resolved(plan.recipe, names, call), {}
 
     return content_of(found, told, hashed, (), outputs, result="adapter")
+
+
+def config_digest(path: Path) -> str:
+    """The hash of an adapter's configuration, but for where its base lies.
+
+    Raises:
+        CheckpointError: when it cannot be read.
+    """
+    content = {**read_object(path), "base_model_name_or_path": None}
+    return digest_of(json.dumps(content, sort_keys=True).encode())
 
 
 def _tensors(plan: AdapterPlan) -> list[StoredTensor]:

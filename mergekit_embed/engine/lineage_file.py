@@ -7,6 +7,7 @@ it too, each once, so that a folder tells its whole history wherever it goes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ LINEAGE = "merge_lineage.json"
 
 FORMAT = 1
 """Of the lineage, under the key `lineage`; readers refuse others."""
+
+NESTED = re.compile(r"recipe-[0-9]+\.yaml")
+"""What nested recipes are called that a reference names by their file."""
 
 SHAPE: Mapping[str, type | tuple[type, ...]] = {
     "mergekit_embed": str,
@@ -33,6 +37,11 @@ SHAPE: Mapping[str, type | tuple[type, ...]] = {
 """The keys that every lineage has."""
 
 
+def is_lineage(recipe: Path) -> bool:
+    """Whether a file is a lineage, which is known by its name."""
+    return recipe.name == LINEAGE
+
+
 def read_content(path: Path) -> dict[str, Any]:
     """What a lineage file says, once it is known to be one.
 
@@ -42,7 +51,7 @@ def read_content(path: Path) -> dict[str, Any]:
     content = read_object(path)
     refuse_misshapen(path, content)
     for ancestor in content["ancestors"].values():
-        refuse_misshapen(path, {"ancestors": {}, **ancestor} if _is_object(ancestor) else {})
+        refuse_misshapen(path, {**ancestor, "ancestors": {}} if _is_object(ancestor) else {})
     return content
 
 
@@ -58,8 +67,27 @@ def refuse_misshapen(path: Path, content: Mapping[str, Any]) -> None:
     for key, kind in SHAPE.items():
         if not isinstance(content.get(key), kind):
             raise CheckpointError(path, f"is no lineage: `{key}` is wrong or not there")
-    if not all(_is_object(one) and isinstance(one.get("name"), str) for one in content["models"]):
+    if not all(map(_is_model, content["models"])):
         raise CheckpointError(path, "is no lineage: `models` is wrong")
+    recipes = content.get("recipes", {})
+    if not _is_object(recipes) or not all(map(NESTED.fullmatch, recipes)):
+        raise CheckpointError(path, "is no lineage: `recipes` is wrong")
+
+
+def _is_model(one: Any) -> bool:
+    if not _is_object(one) or not isinstance(one.get("name"), str):
+        return False
+    files, hub = one.get("files"), one.get("hub")
+    if not _is_object(files) or not all(map(_is_file, files.values())):
+        return False
+    if hub is None:
+        return isinstance(one.get("folder"), str)
+    return _is_object(hub) and all(isinstance(hub.get(key), str) for key in ("id", "revision"))
+
+
+def _is_file(one: Any) -> bool:
+    sized = _is_object(one) and isinstance(one.get("size"), int)
+    return sized and isinstance(one.get("digest"), str)
 
 
 def _is_object(value: Any) -> bool:

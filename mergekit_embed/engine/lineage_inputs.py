@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..checkpoint import StoredTensor
 from ..checkpoint.pickle_file import read_pickle
 from ..checkpoint.safetensors_file import read_header
 from .hashing import digest_of, file_digest
+from .lineage_cards import card_of
 from .lineage_file import LINEAGE, read_content
 from .lineage_names import Names, on_hub, public_name
 from .lineage_records import training_of
@@ -44,6 +45,7 @@ class Input:
         inner: folders in it that have settings too.
         parent: the lineage of the model, where it has one.
         training: what is recorded of its training, where that is known.
+        card: what its model card says of licence, languages and data.
     """
 
     root: Path
@@ -51,6 +53,7 @@ class Input:
     inner: tuple[str, ...] = ()
     parent: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def inputs_of(roots: Mapping[Path, Iterable[str]], weights: Iterable[Path]) -> tuple[Input, ...]:
@@ -79,7 +82,7 @@ def _input(same: Sequence[Path], inner: Iterable[str], files: Iterable[Path]) ->
                 own.setdefault(path.relative_to(root).as_posix(), path)
     there = same[0] / LINEAGE
     parent = read_content(there) if there.is_file() else None
-    return Input(same[0], own, tuple(inner), parent, training_of(same[0]))
+    return Input(same[0], own, tuple(inner), parent, training_of(same[0]), card_of(same[0]))
 
 
 def told(one: Input, names: Names, hashed: Hashed) -> dict[str, Any]:
@@ -97,6 +100,8 @@ def told(one: Input, names: Names, hashed: Hashed) -> dict[str, Any]:
     else:
         found["folder"] = public_name(one.root)
     found["files"] = dict(sorted({**_weights(one, hashed), **_settings(one)}.items()))
+    if one.card:
+        found["card"] = one.card
     if one.training is not None:
         found["training"] = one.training
     if one.parent is not None:

@@ -13,8 +13,11 @@ from .lineage_names import Names
 from .measured import statistics_folder
 from .plan import Plan
 
-LEFT_OUT = ("output", "search", "sweep")
+LEFT_OUT = ("output", "publish", "search", "sweep")
 """What says where the result goes, or how the recipe came to be; the bytes do not depend on it."""
+
+NO_KEYWORD = "./"
+"""Before a model that is the source of the vocabulary: its name may be `base`."""
 
 Call = Callable[[str], str | dict[str, Any]]
 """From what a recipe calls a model to what the lineage does; to a recipe, where it is one."""
@@ -49,7 +52,7 @@ def _of(plan: Plan, names: Names, files: dict[str, dict[str, Any]]) -> Call:
         if not behind and reference != recipe.tokenizer_source:
             return inner
         known = next((name for name, one in files.items() if one == inner), None)
-        name = known or f"recipe-{len(files) + 1}.yaml"
+        name = known or f"recipe-{len(files) + 1}.yaml"  # see NESTED
         files[name] = inner
         return name + behind
 
@@ -108,6 +111,7 @@ def _with_tokenizer(recipe: Recipe, data: dict[str, Any], call: Call) -> dict[st
     if source in {None, "base", "union"}:
         return data
     assert source is not None
+    called = f"{NO_KEYWORD}{call(source)}"
     if isinstance(data.get("tokenizer"), dict) and data["tokenizer"].get("source") is not None:
-        return data | {"tokenizer": {**data["tokenizer"], "source": call(source)}}
-    return data | {"tokenizer_source": call(source)}
+        return data | {"tokenizer": {**data["tokenizer"], "source": called}}
+    return data | {"tokenizer_source": called}

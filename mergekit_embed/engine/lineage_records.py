@@ -11,6 +11,7 @@ from ..checkpoint.locate import HUB_ID, is_folder
 from ..checkpoint.weights import read_object
 from ..errors import CheckpointError
 from .hashing import file_digest
+from .told import last_name
 
 TRAINING = "training.json"
 """The record of a training, two folders above a member: `OUT/members/NAME`."""
@@ -60,7 +61,7 @@ def _of_member(path: Path, model: str) -> dict[str, Any] | None:
         },
         "loss": _ends(member.get("curve") or []),
         **{key: member[key] for key in ("steps", "examples", "tokens", "seconds")},
-        "versions": member["versions"],
+        "versions": member.get("versions"),
     }
     if content.get("update"):
         found["update"] = _update(content["update"], path.parent)
@@ -93,7 +94,7 @@ def _named(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _last(name: str, folder: Path) -> str:
     if HUB_ID.fullmatch(name) and not name.startswith(".") and not is_folder(name, (folder,)):
         return name
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or "model"
+    return last_name(name) or "model"
 
 
 def search_of(recipe: Path | None) -> dict[str, Any] | None:
