@@ -103,16 +103,8 @@ def search(
         resumed = len(searching.trail.judged)
         trail = searching.run()
         searching.stand(trail.best_point)
-<<<<<<< HEAD
         report = report_of(spec, scene, probe, trail, searching)
-    _write_recipes(spec, scene, trail, folder, report)
-=======
-        report = _report(spec, scene, probe, trail, searching)
-    content = found_recipe(spec, trail.best_point, scene.grouping, folder)
-    text = as_yaml(content, _remark(spec, trail))
-    report["written"] = digest_of(text.encode())
-    write_text(folder / NAME, text)
->>>>>>> lineage
+    report["written"] = _write_recipes(spec, scene, trail, folder, report)
     write_json(folder / REPORT, report)
     (folder / STATE).unlink(missing_ok=True)
     return SearchResult(
