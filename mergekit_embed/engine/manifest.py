@@ -69,8 +69,8 @@ def _files(plan: Plan, folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """The models that were read, in the order of the recipe."""
+def input_folders(plan: Plan) -> dict[Path, str]:
+    """What is read, in the order of the recipe, and what each folder is called."""
     models = {model.root: public_name(model.root) for model in plan.opened}
     models |= {model.adapter: public_name(model.adapter) for model in plan.opened if model.adapter}
     models |= {
@@ -78,6 +78,12 @@ def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
         for path in plan.inputs
         if not any(path.is_relative_to(root) for root in models)
     }
+    return models
+
+
+def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """The models that were read, in the order of the recipe."""
+    models = input_folders(plan)
     files: dict[Path, dict[str, dict[str, Any]]] = {root: {} for root in models}
 
     def told(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engine.adapter_folder import is_adapter
+from ..engine.fingerprint import recipe_digest
+from ..engine.manifest import MANIFEST
 from ..engine.stamps import refuse_changed, stamp
+from ..recipe import Recipe
 from .advice import advised
 from .check import CARD, File, check_card, check_finite, check_loads, check_whole, files_in
 from .lineage import Lineage, find_lineage
@@ -25,6 +29,8 @@ from .target import (
     lineage_there,
     listed_at,
     look,
+    read_there,
+    refuse_foreign,
 )
 
 if TYPE_CHECKING:
@@ -85,6 +91,7 @@ def push(
     loads: bool = True,
     message: str = MESSAGE,
     show_progress: bool = False,
+    api: HfApi | None = None,
 ) -> Pushed:
     """Push a model or an adapter to the Hub, in one commit.
 
@@ -98,6 +105,7 @@ def push(
         loads: try first whether the model loads in sentence-transformers and embeds.
         message: of the commit.
         show_progress: let the Hub's client draw its bars.
+        api: the client; several pushes by one ask only once whose token it is.
 
     Raises:
         PublishError: when the model is not whole, not finite, or does not load.
@@ -105,7 +113,7 @@ def push(
         UsageError: for what is no name, or no folder.
     """
     with quiet(show_progress=show_progress):
-        api = open_hub()
+        api = api or open_hub()
         prepared = prepare(api, Path(folder).expanduser(), target, loads=loads)
         return send(api, prepared, message=message)
 
@@ -133,6 +141,36 @@ def quiet(*, show_progress: bool) -> Iterator[None]:
         client.logging.set_verbosity(level)
         if had_bars and not show_progress:
             client.enable_progress_bars()
+
+
+def check_place(api: HfApi, target: Target, recipe: Recipe | None) -> tuple[str, There]:
+    """Refuse what no merge could be pushed to, before it is merged.
+
+    Whether a model of the same recipe is of this merge, down to the members' bytes, is only known
+    once these were read; it passes here.
+
+    Args:
+        api: the Hub's client.
+        target: where to.
+        recipe: of the merge; None for one whose result has no manifest.
+
+    Returns:
+        whose token it is, and what is there.
+
+    Raises:
+        HubError: when it is somebody else's place, or holds something else.
+    """
+    user, there = check_owner(api, target), look(api, target)
+    if recipe is None:
+        return user, there
+    raw = read_there(api, target, there, MANIFEST)
+    try:
+        told = json.loads(raw) if raw else None
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or told.get("recipe") != recipe_digest(recipe):
+        refuse_foreign(target, there, changes((), there.files, whole=True))
+    return user, there
 
 
 def prepare(api: HfApi, folder: Path, target: Target | str, *, loads: bool = True) -> Prepared:

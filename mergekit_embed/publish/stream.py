@@ -7,7 +7,6 @@ sent are merged once more, since their bytes are gone, but not sent once more.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +17,7 @@ from typing import TYPE_CHECKING
 from ..engine import MergeResult, Plan, Progress
 from ..engine.by_file import run_by_file
 from ..engine.destination import Destination
-from ..engine.fingerprint import recipe_digest
 from ..engine.keeping import kept
-from ..engine.manifest import MANIFEST
 from ..engine.merge import SMALL, peak_memory, room
 from ..engine.plan import bytes_of, check_space
 from ..engine.run import Silent
@@ -30,8 +27,19 @@ from ..kernels import open_kernels
 from .advice import advised
 from .check import CARD, File, check_card, files_in
 from .lineage import read_lineage
-from .push import MESSAGE, Prepared, Pushed, already_there, commit, ensure, open_hub, quiet, upload
-from .target import Target, There, changes, check_owner, compare, look, read_there, refuse_foreign
+from .push import (
+    MESSAGE,
+    Prepared,
+    Pushed,
+    already_there,
+    check_place,
+    commit,
+    ensure,
+    open_hub,
+    quiet,
+    upload,
+)
+from .target import Target, There, compare
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -58,6 +66,7 @@ def stream_to_hub(
     verify: bool = False,
     memory: int | None = None,
     message: str = MESSAGE,
+    api: HfApi | None = None,
 ) -> Streamed:
     """Merge a model into a repository of the Hub. Beside `plan.output` lies what is on its way.
 
@@ -73,6 +82,7 @@ def stream_to_hub(
         verify: as for `merge`.
         memory: as for `merge`.
         message: of the commit.
+        api: as for `push`.
 
     Raises:
         MergekitEmbedError: what `merge` and `push` raise. On the Hub nothing is to be seen then.
@@ -84,10 +94,8 @@ def stream_to_hub(
     check_space(plan.output, sum(largest) - left_behind(plan.output))
     small = plan.bytes_in < SMALL
     with quiet(show_progress=False):
-        api = open_hub()
-        user = check_owner(api, target)
-        there = look(api, target)
-        _refuse_early(api, plan, target, there)
+        api = api or open_hub()
+        user, there = check_place(api, target, plan.recipe)
         with advised(target.repository):
             there = There(
                 exists=True,
@@ -115,24 +123,6 @@ def stream_to_hub(
         resumed=sink.resumed,
     )
     return Streamed(merged, pushed)
-
-
-def _refuse_early(api: HfApi, plan: Plan, target: Target, there: There) -> None:
-    """Refuse a place that holds another recipe's model before anything is merged.
-
-    Whether it is this merge's, down to the members' bytes, is only known once these were read.
-
-    Raises:
-        HubError: naming some of its files.
-    """
-    raw = read_there(api, target, there, MANIFEST)
-    try:
-        told = json.loads(raw) if raw else None
-    except ValueError:
-        told = None
-    if isinstance(told, dict) and told.get("recipe") == recipe_digest(plan.recipe):
-        return
-    refuse_foreign(target, there, changes((), there.files, whole=True))
 
 
 class Streaming(Destination):
