@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..checkpoint.hub_errors import (
+    TOKENS,
+    UNKNOWN_TOKEN,
+    is_of_the_way,
+    is_unknown_token,
+    without_secrets,
+)
 from ..errors import HubError, MergekitEmbedError
 
-SECRETS = re.compile(r"\b(?:hf|api_org|xet)_\w+|(?<=Bearer )\S+|(?<=\?)\S+")
-"""Tokens, and what stands behind the `?` of an address: signed ones let anybody write."""
-
-CLIENTS = {"hf_xet", "httpcore", "httpx", "httpx2", "requests", "urllib3"}
-"""Whose errors come from the way to the Hub."""
-
 AGAIN = "run the same command again: what was sent is not sent twice"
-
-TOKENS = "huggingface.co/settings/tokens"
-
-
-def without_secrets(text: str) -> str:
-    """A message of others, its first line, without tokens and signed addresses."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return SECRETS.sub("[...]", lines[0]) if lines else ""
 
 
 @contextmanager
@@ -60,18 +52,13 @@ def _told(error: BaseException, repository: str) -> str | None:
             return f"{repository!r} is no name of a repository; write OWNER/NAME"
         if isinstance(seen, errors.HfHubHTTPError):
             return f"{repository}: {_refused(seen)}"
-        if _is_of_the_way(seen):
+        if is_of_the_way(seen):
             reason = without_secrets(str(seen)) or type(seen).__name__
             return f"{repository}: the connection to the Hub failed ({reason}); {AGAIN}"
         seen = seen.__cause__ or seen.__context__
     if isinstance(error, ValueError):  # the client's own checks of what the Hub answers
         return f"{repository}: {without_secrets(str(error))}"
     return None
-
-
-def _is_of_the_way(error: BaseException) -> bool:
-    kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return bool(kinds & CLIENTS) or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _refused(error: BaseException) -> str:
@@ -86,11 +73,8 @@ def _refused(error: BaseException) -> str:
         return "is gated: ask for access on its page of the Hub, then run `hf auth login`"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"has no such revision{words}"
-    if status == 401 and not isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            "the Hub does not know the token; run `hf auth login` again, or set HF_TOKEN to a new "
-            f"one ({TOKENS})"
-        )
+    if is_unknown_token(error):
+        return UNKNOWN_TOKEN
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
         return (
             "the Hub has no such repository, or does not show it to you; look at the name, and "

@@ -10,9 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.hub_errors import TOKENS
 from ..checkpoint.weights import MAX_JSON_BYTES
 from ..errors import CheckpointError, HubError, UsageError
-from .advice import TOKENS, advised
+from .advice import advised
 from .check import File
 from .lineage import LINEAGE, Lineage, read_lineage
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import huggingface_hub.file_download as client_files
 import huggingface_hub.utils._http as client_http
 
 from mergekit_embed.publish.push import push
@@ -43,6 +44,7 @@ def lead(url: str, cache: Path, put: Callable[[Any, str, Any], object]) -> None:
     put(constants, "HF_HUB_DISABLE_XET", True)
     put(constants, "HF_HUB_CACHE", str(cache))
     put(client_http, "time", NoWait())
+    put(client_files, "time", NoWait())
 
 
 def environment(hub: LoopbackHub, cache: Path, **more: str) -> dict[str, str]:

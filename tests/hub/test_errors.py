@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mergekit_embed.checkpoint.hub_errors import without_secrets
 from mergekit_embed.errors import HubError
-from mergekit_embed.publish.advice import without_secrets
 from mergekit_embed.publish.target import Target
 
 from .server import Fault, LoopbackHub
