@@ -118,7 +118,7 @@ def _download(repository: str, revision: str | None, looked: str, pickles: str) 
         if is_unknown_token(error):
             raise NotFoundError(f"{shown} could not be downloaded: {UNKNOWN_TOKEN}") from error
         reason = without_secrets(str(error)) or type(error).__name__
-        again = "; run the same command again: what has come is kept"
+        again = "; run the same command again: files that have come are kept"
         told = reason + again if is_of_the_way(error) else reason
         raise NotFoundError(f"{shown} could not be downloaded: {told}") from error
 
