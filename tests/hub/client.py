@@ -14,7 +14,9 @@ import huggingface_hub.constants
 import huggingface_hub.file_download as client_files
 import huggingface_hub.utils._http as client_http
 
+import mergekit_embed
 from mergekit_embed.publish.push import push
+from mergekit_embed.publish.stream import stream_to_hub
 
 from .server import LoopbackHub
 
@@ -54,20 +56,39 @@ def environment(hub: LoopbackHub, cache: Path, **more: str) -> dict[str, str]:
     return {**os.environ, **told, **more}
 
 
-def _push(url: str, cache: Path, folder: Path, repository: str) -> None:
-    os.environ["HF_TOKEN"] = "hf_alice"
-    lead(url, cache, setattr)
+def _push(folder: Path, repository: str) -> None:
     push(folder, repository, loads=False)
 
 
-def push_and_die(hub: LoopbackHub, cache: Path, folder: Path, repository: str, at: int) -> bool:
-    """Push from a process that is killed when the Hub has come to a point; whether it was.
+def _stream(recipe: dict[str, Any], out: Path, repository: str) -> None:
+    stream_to_hub(mergekit_embed.plan(recipe, out), repository)
 
-    Processes are forked from one that has imported everything, which spares them seconds.
-    """
+
+def _live(url: str, cache: Path, act: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ["HF_TOKEN"] = "hf_alice"
+    lead(url, cache, setattr)
+    act(*arguments)
+
+
+def push_and_die(hub: LoopbackHub, cache: Path, at: int, folder: Path, repository: str) -> bool:
+    """Push from a process that is killed when the Hub has come to a point; whether it was."""
+    return _die(hub, cache, at, _push, (folder, repository))
+
+
+def stream_and_die(
+    hub: LoopbackHub, cache: Path, at: int, recipe: dict[str, Any], out: Path, repository: str
+) -> bool:
+    """The same for a merge that goes straight to the Hub."""
+    return _die(hub, cache, at, _stream, (recipe, out, repository))
+
+
+def _die(
+    hub: LoopbackHub, cache: Path, at: int, act: Callable[..., None], arguments: tuple[Any, ...]
+) -> bool:
+    """Processes are forked from one that has imported everything, which spares them seconds."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["hub.client"])
-    process = context.Process(target=_push, args=(hub.url, cache, folder, repository))
+    process = context.Process(target=_live, args=(hub.url, cache, act, arguments))
 
     def kill(point: int) -> None:
         if point == at and process.pid is not None:
@@ -77,4 +98,5 @@ def push_and_die(hub: LoopbackHub, cache: Path, folder: Path, repository: str, a
     hub.at_point = kill
     process.start()
     process.join(60)
+    hub.at_point = lambda point: None
     return process.exitcode == -signal.SIGKILL
