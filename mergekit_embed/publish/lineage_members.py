@@ -41,8 +41,7 @@ def find_members(lineage: Lineage, places: Sequence[Path] = ()) -> dict[str, Pat
         RecipeError: naming every model that is not there, or not as it was.
     """
     around = lineage.path.absolute().parent
-    above = [one for one in (around, *around.parents[:2]) if one != one.parent]
-    usual = [*above, Path.cwd()]
+    usual = [around, around.parent, Path.cwd()]
     looked: dict[Path, int] = {place.expanduser(): DEPTH_TOLD for place in places}
     looked |= {place: DEPTH for place in usual if place not in looked}
     found: dict[str, Path] = {}
