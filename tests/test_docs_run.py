@@ -115,7 +115,7 @@ def test_a_recipe_of_the_docs_runs(
             assert (Path(output) / "adapter_model.safetensors").exists()
         else:
             assert np.isfinite(embed(Path(output), ["a quick brown fox"])).all()
-    ran = boom_merge(Path(made[0], LINEAGE), "-o", "again")
+    ran = boom_merge(Path(made[0], LINEAGE), "-o", "again", "-q")
     assert (ran.code, ran.err) == (0, "")
     for name in ("*.safetensors", "tokenizer.json"):
         for path in Path(made[0]).rglob(name):

@@ -174,7 +174,8 @@ def fenced(text: str, language: str) -> str:
 
 def opening(lineage: Lineage, dimension: int | None) -> str:
     """What the model is, in a sentence."""
-    count = len(givers(lineage))
+    base = lineage.recipe.get("base_model")
+    count = sum(one["name"] != base for one in givers(lineage))
     kind = "adapter" if lineage.result == "adapter" else "text-embedding model"
     size = f" It makes a vector of {dimension} numbers of a text." if dimension else ""
     return f"This {kind} was merged from {count} models by mergekit_embed.{size}"
