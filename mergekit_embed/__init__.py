@@ -34,6 +34,9 @@ if TYPE_CHECKING:
         UsageError,
         WorkerError,
     )
+    from .publish.card import check_card, update_card, write_card
+    from .publish.lineage import Lineage, read_lineage
+    from .publish.lineage_repeat import Repeat, repeat
     from .recipe import Recipe, load, load_all
     from .statistics import Collected, collect_statistics
 
@@ -66,6 +69,13 @@ _HOMES = {
     "RecipeError": "errors",
     "UsageError": "errors",
     "WorkerError": "errors",
+    "check_card": "publish.card",
+    "update_card": "publish.card",
+    "write_card": "publish.card",
+    "Lineage": "publish.lineage",
+    "read_lineage": "publish.lineage",
+    "Repeat": "publish.lineage_repeat",
+    "repeat": "publish.lineage_repeat",
     "Recipe": "recipe",
     "load": "recipe",
     "load_all": "recipe",
@@ -82,6 +92,7 @@ __all__ = [
     "Collected",
     "DataError",
     "Extracted",
+    "Lineage",
     "MergeResult",
     "MergekitEmbedError",
     "NonFiniteError",
@@ -92,10 +103,12 @@ __all__ = [
     "Problem",
     "Recipe",
     "RecipeError",
+    "Repeat",
     "UsageError",
     "Verified",
     "WorkerError",
     "__version__",
+    "check_card",
     "collect_statistics",
     "extract_lora",
     "load",
@@ -107,7 +120,11 @@ __all__ = [
     "plan",
     "plan_adapter",
     "plan_many",
+    "read_lineage",
+    "repeat",
+    "update_card",
     "verify",
+    "write_card",
 ]
 
 

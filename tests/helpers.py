@@ -132,7 +132,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
     But for what tells how they were made: models of the same bytes may differ in that.
     """
-    left_out = {MANIFEST, LINEAGE}
+    left_out = {MANIFEST, LINEAGE, "README.md"}
     found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in left_out)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 

@@ -11,7 +11,7 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
-from . import adapter, publishing, repeats
+from . import adapter, cards, publishing, repeats
 from .console import (
     bytes_from,
     failure,
@@ -187,6 +187,7 @@ def merge(
             show_plans(planned, as_json=as_json)
         else:
             _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
+            cards.write(one.output for one in planned)
             repeats.compare(again.values(), planned, quiet=quiet or as_json)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None

@@ -78,6 +78,8 @@ def push(
     ):
         target = Target(repository, private or None, revision, create_pr, overwrite)
         api = pushing.open_hub()
+        if not dry_run:
+            pushing.name_card(folder.expanduser(), target)
         prepared = pushing.prepare(api, folder.expanduser(), target, loads=not skip_load)
         if dry_run:
             show_prepared(prepared, as_json=as_json)

@@ -11,6 +11,7 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
+from . import cards
 from .console import ends_with_failure, run
 from .options import SETTINGS, markdown_help
 from .training import as_dict, is_first, one_voice, shown_training, summary
@@ -179,6 +180,7 @@ def _train(
         result = train_members(plan, output, progress=progress, **run_as)
     if not first:
         return
+    cards.write(one.path for one in result.merged)
     if as_json:
         click.echo(json.dumps({"status": "done", **as_dict(result)}))
         return

@@ -85,8 +85,12 @@ def origins_of(
 def _roots(plan: Plan) -> dict[Path, tuple[str, ...]]:
     """The models, then the adapters, then the statistics, as the manifest has them."""
     found = {model.root: tuple(one.path for one in model.modules) for model in plan.opened}
-    found |= {model.adapter: () for model in plan.opened if model.adapter}
-    for one in plans_within(plan):
+    within = plans_within(plan)
+    models = [
+        model for one in within for model in (*one.members, *([one.base] if one.base else []))
+    ]
+    found |= {model.adapter: () for model in models if model.adapter}
+    for one in within:
         for member in one.recipe.members:
             if member.statistics is not None:
                 found[statistics_folder(one.recipe, member.statistics)] = ()
@@ -168,7 +172,7 @@ def content_of(
         "name": found.recipe.name,
         "point": found.recipe.point,
         "result": result,
-        "digest": digest_of(json.dumps(determined, sort_keys=True).encode()),
+        "digest": digest_of(json.dumps(_whole(determined), sort_keys=True).encode()),
         "recipe": recipe,
         "recipes": files,
         "models": models,
@@ -183,6 +187,15 @@ def content_of(
     }
     optional = {"point", "recipes", "search"}
     return {key: value for key, value in content.items() if value or key not in optional}
+
+
+def _whole(value: Any) -> Any:
+    """The same with whole numbers for those that are: 1 and 1.0 say the same."""
+    if isinstance(value, dict):
+        return {key: _whole(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _ancestors(inputs: Iterable[Input]) -> dict[str, Any]:

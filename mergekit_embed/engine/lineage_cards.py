@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.weights import is_file, read_bytes
 from ..errors import RecipeError
 from ..recipe.bombs import refuse_bomb, refuse_deep
 
 CARD = "README.md"
 
 MAX_CARD_BYTES = 2**20
+"""Of a card that are looked at."""
+
 MOST = 200
 """Entries of a list that are kept; the Hub knows fewer languages."""
 
@@ -28,21 +29,23 @@ LISTS = {"language": "languages", "datasets": "datasets"}
 def card_of(folder: Path) -> dict[str, Any]:
     """The licence, languages and data sets that a model's card names; nothing where it has none.
 
-    A card is written by people, and a merge does not fail for it: one that is no YAML names nothing.
-
-    Raises:
-        CheckpointError: when there is no file in its place, or one that is too large.
+    People write cards, and no merge fails for one: a card that cannot be read names nothing.
     """
     path = folder / CARD
-    if not is_file(path):
+    try:
+        if not path.is_file():
+            return {}
+        with path.open("rb") as file:
+            block = METADATA.match(file.read(MAX_CARD_BYTES))
+    except OSError:  # not ours to read, and not needed for the merge
         return {}
-    block = METADATA.match(read_bytes(path, MAX_CARD_BYTES))
     said = _parsed(block[1], str(path)) if block else {}
     found: dict[str, Any] = {}
-    licence = _names(said.get("license"))
-    named = _names(said.get("license_name"))
+    licence, named = _names(said.get("license")), _names(said.get("license_name"))
     if licence:
-        found["license"] = licence[0] if licence[0] != "other" or not named else named[0]
+        found["license"] = licence[0]
+    if licence[:1] == ["other"] and named:
+        found["license_name"] = named[0]
     for key, name in LISTS.items():
         values = _names(said.get(key))
         if values:

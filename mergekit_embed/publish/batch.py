@@ -17,6 +17,7 @@ from ..engine.done import is_done
 from ..engine.run import Progress
 from ..errors import MergekitEmbedError, RecipeError, UsageError
 from ..recipe import Recipe
+from .card import write_card
 from .push import Pushed, check_place, open_hub, push, quiet
 from .stream import stream_to_hub
 from .target import Target
@@ -178,7 +179,9 @@ def run_together(
             with shown() as progress:
                 done[plan.output] = merge_adapters(plan, progress=progress)
         pushed = None
-        if targets is not None:
+        if targets is None:
+            write_card(plan.output)
+        else:
             with of_recipe(plan.recipe):
                 pushed = push(
                     plan.output,

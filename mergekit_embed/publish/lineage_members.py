@@ -15,8 +15,8 @@ from ..engine.taking_over import digest_read
 from ..errors import CheckpointError, Problem, RecipeError
 from .lineage import LINEAGE, Lineage
 
-DEPTH = 2
-"""How deep in the usual places a member's folder may lie: `members/bag-20` is."""
+DEPTH = 3
+"""How deep in the usual places a member's folder may lie: `out/members/bag-20` is."""
 
 DEPTH_TOLD = 6
 """The same in the folders that a user names."""
@@ -30,7 +30,7 @@ def find_members(lineage: Lineage, places: Sequence[Path] = ()) -> dict[str, Pat
 
     A model of the Hub is taken from there, or its cache, by its revision. Any other has the name
     that its folder had. It is looked for in `places`, beside and above the lineage's folder and in
-    the working directory, up to two folders deep there. A folder counts only if all that was read
+    the working directory, up to three folders deep there. A folder counts only if all that was read
     of it has the same hashes: weights are read for that.
 
     Args:
@@ -41,8 +41,7 @@ def find_members(lineage: Lineage, places: Sequence[Path] = ()) -> dict[str, Pat
         RecipeError: naming every model that is not there, or not as it was.
     """
     around = lineage.path.absolute().parent
-    above = [one for one in (around, *around.parents[:2]) if one != one.parent]
-    usual = [*above, Path.cwd()]
+    usual = [around, around.parent, Path.cwd()]
     looked: dict[Path, int] = {place.expanduser(): DEPTH_TOLD for place in places}
     looked |= {place: DEPTH for place in usual if place not in looked}
     found: dict[str, Path] = {}

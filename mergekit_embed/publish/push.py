@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ..engine.manifest import MANIFEST
 from ..engine.stamps import refuse_changed, stamp
 from ..recipe import Recipe
 from .advice import advised
+from .card import write_card
 from .check import CARD, File, check_card, check_finite, check_loads, check_whole, files_in
 from .lineage import Lineage, find_lineage
 from .target import (
@@ -95,6 +97,8 @@ def push(
 ) -> Pushed:
     """Push a model or an adapter to the Hub, in one commit.
 
+    The card of a merged model is told its name there first.
+
     A push that was cut is continued by the same call: large files that the Hub has are not sent
     again, and where all is there, nothing is committed. The token is found as the Hub's own tools
     find it.
@@ -113,9 +117,25 @@ def push(
         UsageError: for what is no name, or no folder.
     """
     with quiet(show_progress=show_progress):
+        target = Target(target) if isinstance(target, str) else target
+        root = Path(folder).expanduser()
         api = api or open_hub()
-        prepared = prepare(api, Path(folder).expanduser(), target, loads=loads)
+        name_card(root, target)
+        prepared = prepare(api, root, target, loads=loads)
         return send(api, prepared, message=message)
+
+
+def name_card(folder: Path, target: Target) -> None:
+    """Let the card of a merged model say how it is loaded from the Hub.
+
+    What people wrote into it stays. A folder that cannot be written to is pushed as it is.
+
+    Raises:
+        PublishError: when the card that is there cannot be read.
+    """
+    if find_lineage(folder) is not None and os.access(folder, os.W_OK):
+        check_card(folder)
+        write_card(folder, name=target.repository)
 
 
 def open_hub() -> HfApi:
@@ -173,13 +193,12 @@ def check_place(api: HfApi, target: Target, recipe: Recipe | None) -> tuple[str,
     return user, there
 
 
-def prepare(api: HfApi, folder: Path, target: Target | str, *, loads: bool = True) -> Prepared:
+def prepare(api: HfApi, folder: Path, target: Target, *, loads: bool = True) -> Prepared:
     """Check a model and its place on the Hub. Nothing is written.
 
     Raises:
         PublishError, HubError, UsageError: as `push` does.
     """
-    target = Target(target) if isinstance(target, str) else target
     tensors = check_whole(folder)
     check_card(folder)
     files = files_in(folder)

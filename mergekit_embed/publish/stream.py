@@ -25,7 +25,8 @@ from ..engine.staging import JOURNAL, left_behind
 from ..engine.stamps import stamp
 from ..kernels import open_kernels
 from .advice import advised
-from .check import CARD, File, check_card, files_in
+from .card import write_card
+from .check import File, check_card, files_in
 from .lineage import read_lineage
 from .push import (
     MESSAGE,
@@ -207,15 +208,14 @@ class Streaming(Destination):
             self._is_committing = True
         shards = [sending.result() for sending in self._sending]
         self.complete()
+        write_card(self.folder, name=self._target.repository)
         check_card(self.folder)
         others = [file for file in files_in(self.folder) if file.path not in self._added]
         files = [*shards, *(file for file in others if file.path != JOURNAL)]
         self.bytes_written = sum(file.size for file in files)
         own = read_lineage(self.folder)
         made = compare(self._api, self._target, there, files, own)
-        has_card = any(file.path == CARD for file in files)
-        notes = () if has_card else (f"there is no {CARD}, the Hub's page",)
-        prepared = Prepared(self._target, user, there, made, own, notes)
+        prepared = Prepared(self._target, user, there, made, own)
         done = already_there(self._api, prepared)
         if done is not None:
             return done

@@ -96,7 +96,6 @@ def test_a_merge_to_the_hub_that_is_killed_is_completed_by_the_next(
     recipe = recipe_of(family)
     streamed(recipe, tmp_path / "out", "alice/measured")
     last, expected = hub.points, timeless(contents(merged))
-    del expected["README.md"]
     forget(hub)
     killed = 0
     for number, at in enumerate(chosen(last - 1, seed=3)[::2]):

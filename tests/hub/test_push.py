@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,30 @@ def test_a_branch_is_made_and_holds_nothing_else(hub: LoopbackHub, merged: Path)
     pushed(merged)
     before = hub.store.files(HERE)
     (merged / "model.extra").write_text("of the new one")
-    (merged / "README.md").unlink()
+    (merged / "NOTES.md").write_text("of the new one too")
     result = pushed(merged, Target(HERE, revision="v2"))
-    assert result.url.endswith("/tree/v2")
+    assert result.url.endswith("/tree/v2") and result.notes == ()
     assert hub.store.files(HERE, "v2") == contents(merged)
     assert hub.store.files(HERE) == before
-    assert result.notes and "no README.md" in result.notes[0]
+
+
+def test_the_card_of_a_merge_says_its_name_on_the_hub(hub: LoopbackHub, merged: Path) -> None:
+    pushed(merged)
+    card = hub.store.files(HERE)["README.md"].decode()
+    assert f'SentenceTransformer("{HERE}")' in card and "# A merged model\n" in card
+    before = contents(merged)
+    merged.chmod(0o555)
+    pushed(merged, "lab/other")
+    assert contents(merged) == before or os.geteuid() == 0
+
+
+def test_a_model_without_a_card(hub: LoopbackHub, merged: Path) -> None:
+    (merged / "README.md").unlink()
+    (merged / "merge_lineage.json").unlink()
+    (merged / "merge_manifest.json").unlink()
+    result = pushed(merged)
+    assert "README.md" not in hub.store.files(HERE)
+    assert "no README.md" in result.notes[0]
 
 
 def test_a_pull_request_is_made_once(hub: LoopbackHub, merged: Path) -> None:

@@ -36,7 +36,9 @@ def streamed(recipe: dict[str, Any], out: Path, target: Target | str = HERE) -> 
 
 
 def timeless(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: raw for name, raw in files.items() if name != "merge_lineage.json"}
+    """Without the lineage, which tells the time, and the card, which tells where the model is."""
+    left_out = {"merge_lineage.json", "README.md"}
+    return {name: raw for name, raw in files.items() if name not in left_out}
 
 
 def left(folder: Path) -> list[str]:
@@ -63,7 +65,8 @@ def test_the_hub_gets_what_a_merge_writes(
     mergekit_embed.merge(recipe, tmp_path / "local")
     local = contents(tmp_path / "local")
     assert timeless(hub.store.files(HERE)) == timeless(local)
-    assert visible(hub) == [set(), set(local)]
+    assert visible(hub) == [set(), {*local, "README.md"}]
+    assert f'"{HERE}"' in hub.store.files(HERE)["README.md"].decode()
     assert mergekit_embed.plan(recipe, out).files[3].size < SHARD + 2000
 
 
