@@ -28,8 +28,8 @@ from typing import Any
 
 from corpus_fetch import fetch
 from corpus_sources import (
-    SourceError,
     Source,
+    SourceError,
     read_commands,
     read_docstrings,
     read_packages,

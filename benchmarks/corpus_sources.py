@@ -48,7 +48,7 @@ class Source:
     Attributes:
         name: of the file or the collection.
         version: as the source tells it.
-        sha256: of its contents, uncompressed.
+        sha256: of the contents that texts come from, uncompressed.
     """
 
     name: str
@@ -246,13 +246,15 @@ def read_docstrings(library: Path) -> tuple[list[Pair], Source]:
         if NOT_LIBRARY & set(inside.parts):
             continue
         content = path.read_bytes()
-        total.update(f"{inside.as_posix()} {len(content)}\n".encode() + content)
+        before = len(found)
         for node in ast.walk(ast.parse(content)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 document = clean(ast.get_docstring(node) or "")
                 query = clean(f"def {node.name}({ast.unparse(node.args)})")
                 if len(document) >= SHORTEST and len(query) >= SHORTEST_QUERY:
                     found.append(Pair(inside.parts[0].removesuffix(".py"), query, document))
+        if len(found) > before:  # of the others some are made by the installation
+            total.update(f"{inside.as_posix()} {len(content)}\n".encode() + content)
     if not found:
         raise SourceError(f"{library}: no modules with docstrings; use a Python with its library")
     version = platform.python_version()
