@@ -232,7 +232,7 @@ def _package(
 
 
 def read_docstrings(library: Path) -> tuple[list[Pair], Source]:
-    """Signatures and docstrings of the functions in a library's modules, by file and line.
+    """Signatures and docstrings of the functions in a library's modules, by file.
 
     A group is a module with all that is in it: `json` and `json.decoder` are one.
 
