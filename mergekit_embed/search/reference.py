@@ -98,7 +98,7 @@ doubled the second, and lost 5 points on dev tasks. Where all tasks have one con
 the paper, that mean is the paper's objective.
 
 A probe set that shares a query, a sentence pair or a labelled text with a task of `dev` is
-refused, with file and line.
+refused, with file and line; `overlap: drop` leaves such rows out.
 
 ## Keys of `search`
 """

@@ -41,6 +41,7 @@ def report_of(
             "digests": {name: one.digest for name, one in probe.datasets.items()},
             "batches": len(probe.rows.taught),
             "judged_on": len(probe.rows.judged),
+            "dropped": probe.rows.dropped,
         }
     if spec.axes:
         report["front"] = front_of(spec, trail)
