@@ -1,0 +1,82 @@
+"""docs/study.md, from the results of all tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .tables import TABLES
+
+HEAD = """# The study: does bagging and merging help embeddings?
+
+Made by `python benchmarks/boom_study.py --write` from `benchmarks/results/study/`. One command
+repeats a table: `python benchmarks/boom_study.py --data DATA --base MODEL --table 3`. `DATA` is a
+folder in the layout that `benchmarks/corpus.py` writes; a study that was killed continues.
+"""
+
+NOTE = """Points are means over dev tasks and seeds; +/- is the standard deviation over seeds. Leads
+are over the first row, with the middle 95 % of draws when the texts of all tasks are drawn anew
+(2000 draws, the same for both rows; seeds are not drawn). Cost counts all training behind a
+model, also that of members which other rows share.
+"""
+
+
+def page(results: Mapping[int, Mapping[str, Any]], findings: str) -> str:
+    """The page on the study.
+
+    Args:
+        results: by the number of the table, as `results/study/table-N.json` has it.
+        findings: what reproduces and what does not, in Markdown, written by hand.
+    """
+    parts = [HEAD, findings.strip() + "\n", "## Tables\n", NOTE]
+    parts += [
+        _table(results[table.number], table.number, table.title, table.about)
+        for table in TABLES
+        if table.number in results
+    ]
+    return "\n".join(parts)
+
+
+def _table(result: Mapping[str, Any], number: int, title: str, about: str) -> str:
+    setting = result["setting"]
+    seeds = ", ".join(str(seed) for seed in result["seeds"])
+    base = f"{setting['base']}, {100 * setting['scale']:g} % of the training rows"
+    head = (
+        f"{about} Base {base}, {setting['epochs']} epoch(s) of batches of {setting['rows']}, rate "
+        f"{setting['learning_rate']:g}, {setting['max_length']} tokens, {setting['precision']}; "
+        f"{100 * setting['measured']:g} % of the dev queries; seeds {seeds}; {result['device']}."
+    )
+    lines = [
+        f"### {number}. {title}\n",
+        head + "\n",
+        "| model | in-domain | lead | out of domain | lead | steps | tokens |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        inside, outside = row["in_domain"], row["out_of_domain"]
+        searched = f" + {row['search_steps']} of search" if row["search_steps"] else ""
+        cells = [
+            row["label"],
+            _points(inside),
+            _lead(inside),
+            _points(outside),
+            _lead(outside),
+            f"{row['steps']}{searched}",
+            f"{row['tokens'] / 1000:.0f} k",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _points(mean: Mapping[str, Any] | None) -> str:
+    if mean is None:
+        return "-"
+    spread = f" +/- {mean['spread']:.2f}" if "spread" in mean else ""
+    return f"{mean['mean']:.2f}{spread}"
+
+
+def _lead(mean: Mapping[str, Any] | None) -> str:
+    if mean is None or "lead" not in mean:
+        return "-"
+    low, high = mean["interval"]
+    return f"{mean['lead']:+.2f} ({low:+.2f} to {high:+.2f})"

@@ -1,0 +1,271 @@
+"""The tables of the study: which models each compares, the first with all others.
+
+A table is a function of a lab and a seed; what several tables need is trained once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .lab import Candidate, Lab
+
+Rows = list[Candidate]
+
+BAGS = (40, 60, 80, 100)
+"""The bags that methods are compared on, one of the sets that BOOM names effective."""
+
+MEMBERLESS_WEIGHT = frozenset({"median", "trimmed_mean", "ram", "ramplus_tl"})
+"""Methods that have no weights."""
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "linear": {},
+    "karcher": {},
+    "task_arithmetic": {"normalize": True},
+    "model_stock": {},
+    "ties": {},
+    "dare_linear": {},
+    "dare_ties": {},
+    "della_linear": {},
+    "della": {},
+    "breadcrumbs": {},
+    "breadcrumbs_ties": {},
+    "sce": {},
+    "median": {},
+    "trimmed_mean": {},
+    "ram": {},
+    "ramplus_tl": {},
+}
+"""Every method for more than two members, at its defaults but for weights that sum to 1."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its title, what it is about, its rows, and data sets that no member sees."""
+
+    number: int
+    title: str
+    about: str
+    rows: Callable[[Lab, int], Rows]
+    unseen: tuple[str, ...] = ()
+
+
+def full(lab: Lab, seed: int, label: str = "full corpus", **plan: Any) -> Candidate:
+    """One model trained on all rows, once."""
+    return lab.trained([{"name": "full", "ratio": 100}], seed, **plan)[0].named(label)
+
+
+def bag(lab: Lab, seed: int, ratio: float, name: str | None = None) -> Candidate:
+    """A member trained on a random part of every data set."""
+    entry = {"ratio": ratio} | ({"name": name} if name else {})
+    return lab.trained([entry], seed)[0]
+
+
+def bags(lab: Lab, seed: int, ratios: Sequence[float]) -> Rows:
+    """Bags by their percents; equal ones draw other rows."""
+    names = [f"bag-{ratio:g}-{place}" for place, ratio in enumerate(ratios)]
+    again = [ratios[:place].count(ratio) > 0 for place, ratio in enumerate(ratios)]
+    return [
+        bag(lab, seed, ratio, name if twice else None)
+        for ratio, name, twice in zip(ratios, names, again, strict=True)
+    ]
+
+
+def base(lab: Lab) -> Candidate:
+    """The model that all start from."""
+    return lab.base
+
+
+def schedules(lab: Lab, seed: int) -> Rows:
+    """The full corpus once, in every order of batches."""
+    names = (
+        "batch_shuffled",
+        "row_shuffled",
+        "dataset_sequential",
+        "task_sequential",
+        "two_stage",
+    )
+    found = [full(lab, seed, name, schedule=name) for name in names[1:]]
+    return [full(lab, seed, names[0]), *found, base(lab)]
+
+
+def granularity(lab: Lab, seed: int) -> Rows:
+    """What a member is trained on: a data set, a task, a cluster of data sets, or a bag."""
+    found = [full(lab, seed)]
+    for each in ("dataset", "task", "cluster"):
+        data = lab.data()
+        if each == "cluster":
+            data = {name: {**one, "cluster": cluster_of(name)} for name, one in data.items()}
+        members = lab.trained([{"each": each}], seed, data=data)
+        found.append(lab.merged(f"a member for every {each}", members))
+    found.append(lab.merged("bags {40, 60, 80, 100}", bags(lab, seed, BAGS)))
+    return [*found, base(lab)]
+
+
+def cluster_of(name: str) -> str:
+    """Data sets of one source are a cluster: what comes before the first hyphen."""
+    return name.partition("-")[0]
+
+
+def bagging(lab: Lab, seed: int) -> Rows:
+    """Bags against the full corpus, once, for longer, and as soups of several seeds."""
+    found = [full(lab, seed)]
+    sets: tuple[tuple[float, ...], ...] = (
+        (80, 100),
+        (60, 60, 60),
+        (20, 40, 60, 80, 100),
+        (40, 60, 80, 100),
+    )
+    for ratios in sets:
+        label = "bags {" + ", ".join(f"{ratio:g}" for ratio in ratios) + "}"
+        found.append(lab.merged(label, bags(lab, seed, ratios)))
+    halves = lab.trained([{"ratio": 50}, {"complement": "bag-50"}], seed)
+    found.append(lab.merged("bags {50, the other 50}", halves))
+    steps = found[0].cost.steps
+    for times in (1.8, 3.0):
+        own = {"steps": round(times * steps)}
+        found.append(full(lab, seed, f"full corpus, {times:g} times the steps", training=own))
+    for count in (2, 5):
+        soup = [full(lab, 1000 * seed + one) for one in range(count)]
+        found.append(lab.merged(f"soup of {count} seeds", soup, "linear", equal=True))
+    return [*found, base(lab)]
+
+
+def methods(lab: Lab, seed: int) -> Rows:
+    """Ways to merge the same bags."""
+    members = bags(lab, seed, BAGS)
+    found = [full(lab, seed), lab.merged("multislerp", members)]
+    for name, parameters in METHODS.items():
+        own = {"parameters": dict(parameters)} if parameters else {}
+        weighed = name not in MEMBERLESS_WEIGHT
+        recipe = lab.recipe(members, name, weighed=weighed, **own)
+        found.append(lab.candidate(name, recipe, members))
+    found += [_guided(lab, members, gamma, "tensor") for gamma in (-1.0, 0.0, 1.0, 2.0)]
+    found += [_guided(lab, members, 1.0, unit) for unit in ("model", "layer", "row", "element")]
+    found.append(positioned(lab, members, seed, "self_positioning"))
+    soup = {"strategy": "greedy_soup", **lab.probe()}
+    recipe = lab.recipe(members, "linear", weighed=False, search=soup)
+    found.append(lab.searched("greedy soup", recipe, members, seed))
+    evolved = {"strategy": "cma_es", "parameters": {"weight": [0.0, 1.0]}, "evaluations": 40}
+    recipe = lab.recipe(members, "task_arithmetic", weighed=False, search=evolved | lab.probe())
+    found.append(lab.searched("task arithmetic by CMA-ES", recipe, members, seed))
+    return [*found, *(one.named(f"alone: {one.label}") for one in members), base(lab)]
+
+
+def _guided(lab: Lab, members: Rows, gamma: float, granularity: str) -> Candidate:
+    label = f"delta_guided, gamma {gamma:g}, {granularity}"
+    own = {"granularity": granularity, "parameters": {"gamma": gamma}}
+    return lab.merged(label, members, "delta_guided", equal=True, **own)
+
+
+def positioned(
+    lab: Lab, members: Rows, seed: int, label: str, probe: int = 2000, **search: Any
+) -> Candidate:
+    """Self-Positioning of some members on a probe set."""
+    own = {"probe": probe, "steps": 100, "evaluate_every": 20, **search, **lab.probe()}
+    recipe = lab.recipe(members, "self_positioning", weighed=False, search=own)
+    return lab.searched(label, recipe, members, seed)
+
+
+def incremental(lab: Lab, seed: int) -> Rows:
+    """Data sets arrive one after the other: an update member against training anew."""
+    names = list(lab.corpus.train)
+    first, arriving = names[:2], names[2:5]
+    found = [full(lab, seed, "full retraining")]
+    start = lab.trained([{"name": "old", "ratio": 100}], seed, data=lab.data(first))[0]
+    found += [
+        _updated(lab, seed, start, first, arriving, history) for history in (0.0, 0.2, 0.4, 1.0)
+    ]
+    return [*found, start.named("before the arrivals"), base(lab)]
+
+
+def _updated(
+    lab: Lab, seed: int, start: Candidate, first: list[str], arriving: list[str], history: float
+) -> Candidate:
+    """A model after all arrivals, each merged in as a member on new data and some of the old."""
+    known, present = list(first), start
+    for place, new in enumerate(arriving):
+        ratios: dict[str, float] = {new: 100}
+        if history:
+            ratios |= dict.fromkeys(known, 100 * history)
+        entry = {"name": "update", "ratio": ratios, "draw": "core"}
+        update = lab.trained([entry], seed, data=lab.data([*known, new]))[0]
+        known.append(new)
+        label = f"updates with {100 * history:g} % of the old data"
+        name = label if place == len(arriving) - 1 else f"arrival {place + 1}"
+        present = lab.merged(name, [present, update], equal=True)
+    return present
+
+
+def positions(lab: Lab, seed: int) -> Rows:
+    """What Self-Positioning finds, by its settings, and beside a grid on two members."""
+    members = lab.trained([{"each": "task"}], seed)
+    found = [full(lab, seed), lab.merged("multislerp", members, equal=True)]
+    settings: Mapping[str, Mapping[str, Any]] = {
+        "mu 0": {"mu": 0.0},
+        "mu 0.05": {"mu": 0.05},
+        "mu 0.1": {"mu": 0.1},
+        "25 steps": {"steps": 25},
+        "400 steps": {"steps": 400},
+        "probe of 500 rows": {"probe": 500},
+        "probe of 8000 rows": {"probe": 8000},
+    }
+    found += [positioned(lab, members, seed, label, **own) for label, own in settings.items()]
+    found.append(_iterative(lab, members, seed))
+    pair = members[:2]
+    found.append(positioned(lab, pair, seed, "two members"))
+    for share in (0.25, 0.5, 0.75):
+        found += _grid(lab, pair, share)
+    return [*found, base(lab)]
+
+
+def _iterative(lab: Lab, members: Rows, seed: int) -> Candidate:
+    """Members joined one at a time, each time with a search of two."""
+    present = members[0]
+    for place, member in enumerate(members[1:], start=2):
+        last = place == len(members)
+        label = "one member after the other" if last else f"first {place}"
+        present = positioned(lab, [present, member], seed, label)
+    return present
+
+
+def _grid(lab: Lab, pair: Rows, share: float) -> Rows:
+    found = []
+    for factor in (0.7, 1.0, 1.3, 1.6):
+        recipe = lab.recipe(pair, "self_positioning", weighed=False)
+        for model, weight in zip(recipe["models"], (1 - share, share), strict=True):
+            model["parameters"] = {"weight": weight}
+        recipe["parameters"] = {"lambda": factor}
+        found.append(lab.candidate(f"grid: {share:g}, lambda {factor:g}", recipe, pair))
+    return found
+
+
+def codiemb(lab: Lab, seed: int) -> Rows:
+    """CoDiEmb's losses and its fusion, against InfoNCE with CoSENT and soups."""
+    hard = {"negatives": "hard", "temperature": lab.setting.temperature}
+    losses = {
+        "retrieval": {
+            "loss": {"name": "info_nce", "parameters": hard},
+            "mine": {"top": 30, "keep": 4, "below": 0.95},
+        },
+        "sts": {"loss": {"name": "codiemb_sts"}},
+    }
+    plain = full(lab, seed, "InfoNCE and CoSENT")
+    joint = full(lab, seed, "CoDiEmb's losses", tasks=losses)
+    entry = {"name": "full", "ratio": 100, "checkpoints": [60, 80, 100]}
+    run = lab.trained([entry], seed, tasks=losses)
+    fused = _guided(lab, run, 1.0, "tensor").named("its checkpoints, fused by their deltas")
+    soup = lab.merged("its checkpoints, a soup", run, "linear", equal=True)
+    return [plain, joint, fused, soup, base(lab)]
+
+
+TABLES: tuple[Table, ...] = (
+    Table(1, "Schedules", "The full corpus once, its batches in every order.", schedules),
+    Table(2, "Granularity", "What one member is trained on. Merged by Multi-SLERP.", granularity),
+    Table(3, "Bags", "Bags against the full corpus, once and for as many steps.", bagging),
+    Table(4, "Methods", "Ways to merge the bags {40, 60, 80, 100}.", methods),
+    Table(5, "Incremental", "Three data sets arrive one after the other.", incremental),
+    Table(6, "Self-Positioning", "Members for each task, positioned on a probe set.", positions),
+    Table(7, "CoDiEmb", "Losses for retrieval and similarity, and fusion of a run.", codiemb),
+)

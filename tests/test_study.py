@@ -1,0 +1,164 @@
+"""The study: data at a scale, a table from end to end on tiny models, and how leads are told."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import boom_study
+import numpy as np
+import pytest
+from study.compare import lines, told
+from study.lab import Candidate, Cost, Lab
+from study.page import page
+from study.setting import Setting, corpus_of
+from study.tables import TABLES, Table, full
+from tiny_models import WORDS, build_minilm
+from train.plans import write_rows
+
+from mergekit_embed.evaluate.compare import Comparison, Row, TaskFacts
+from mergekit_embed.samples import Samples
+
+
+def few(lab: Lab, seed: int) -> list[Candidate]:
+    members = lab.trained([{"each": "task"}], seed)
+    return [full(lab, seed), lab.merged("a member for every task", members), lab.base]
+
+
+TABLE = Table(2, "Granularity", "What one member is trained on.", few)
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    root = tmp_path_factory.mktemp("study")
+    build_minilm(root / "base", 0)
+    drawn = random.Random(0)
+
+    def text() -> str:
+        return " ".join(drawn.choices(WORDS, k=6))
+
+    def pairs(count: int) -> list[dict[str, Any]]:
+        return [{"sentence1": text(), "sentence2": text(), "score": i % 6} for i in range(count)]
+
+    def classes(count: int) -> list[dict[str, Any]]:
+        return [{"text": text(), "label": f"class {i % 3}"} for i in range(count)]
+
+    train, dev = root / "data" / "train", root / "data" / "dev"
+    rows = [{"query": text(), "pos": [text()], "neg": []} for _ in range(80)]
+    write_rows(train / "one-questions.jsonl", rows)
+    write_rows(train / "one-pairs.jsonl", pairs(80))
+    write_rows(train / "two-classes.jsonl", classes(80))
+    queries = [{"id": f"q{i}", "text": text()} for i in range(20)]
+    write_rows(dev / "one-questions" / "queries.jsonl", queries)
+    documents = [{"id": f"d{i}", "text": text()} for i in range(30)]
+    write_rows(dev / "one-questions" / "corpus.jsonl", documents)
+    judged = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(20)]
+    write_rows(dev / "one-questions" / "qrels.jsonl", judged)
+    write_rows(dev / "one-pairs" / "pairs.jsonl", pairs(40))
+    write_rows(dev / "two-classes" / "labelled.jsonl", classes(60))
+    write_rows(dev / "other" / "pairs.jsonl", pairs(40))
+    return Setting(
+        data=root / "data",
+        base=str(root / "base"),
+        out=root / "out",
+        scale=0.5,
+        measured=0.5,
+        rows=8,
+        max_length=16,
+        precision="fp32",
+        device="cpu",
+    )
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_smaller_scale_has_fewer_rows_and_as_many_documents(setting: Setting) -> None:
+    corpus = corpus_of(setting)
+    assert {name: len(rows_of(path)) for name, path in corpus.train.items()} == {
+        "one-questions": 40,
+        "one-pairs": 40,
+        "two-classes": 41,  # half of each class: 13.5 are 14
+    }
+    assert corpus.kinds == {
+        "one-questions": "retrieval",
+        "one-pairs": "sts",
+        "two-classes": "classification",
+    }
+    whole = {json.dumps(row) for row in rows_of(setting.data / "train" / "one-pairs.jsonl")}
+    assert {json.dumps(row) for row in rows_of(corpus.train["one-pairs"])} < whole
+    found = corpus.dev["one-questions"]
+    queries = {row["id"] for row in rows_of(found / "queries.jsonl")}
+    assert len(queries) == 10
+    assert {row["query-id"] for row in rows_of(found / "qrels.jsonl")} == queries
+    assert len(rows_of(found / "corpus.jsonl")) == 30
+    assert corpus.out_of_domain(set(corpus.train)) == ["other"]
+
+
+def test_a_table_is_made_once_and_told(setting: Setting, tmp_path: Path) -> None:
+    result = boom_study.run(TABLE, setting, [1])
+    boom_study.write(tmp_path, result)
+    assert json.loads((tmp_path / "table-2.json").read_text()) == result
+    labels = [row["label"] for row in result["rows"]]
+    assert labels == ["full corpus", "a member for every task", "base"]
+    whole, merged, base = result["rows"]
+    assert set(whole["tasks"]) == {"one-questions", "one-pairs", "two-classes", "other"}
+    assert "lead" not in whole["in_domain"]
+    for row in result["rows"][1:]:
+        for group in ("in_domain", "out_of_domain"):
+            mean = row[group]
+            assert mean["lead"] == pytest.approx(mean["mean"] - whole[group]["mean"], abs=2e-3)
+            assert mean["interval"][0] <= mean["interval"][1]
+    assert whole["steps"] == merged["steps"] == 15  # 121 rows in batches of 8 of one data set
+    assert base["steps"] == 0
+    assert result["setting"]["scale"] == 0.5
+    assert str(setting.out.parent) not in json.dumps(result)
+    before = {path: path.stat().st_mtime_ns for path in setting.out.rglob("*.safetensors")}
+    assert before
+    assert boom_study.run(TABLE, setting, [1]) == result
+    after = {path: path.stat().st_mtime_ns for path in setting.out.rglob("*.safetensors")}
+    assert after == before
+    shown = page({2: result}, "Findings.")
+    assert "### 2. Granularity" in shown
+    assert shown.count("\n| ") == 1 + 1 + len(labels)
+
+
+def row_of(label: str, scores: np.ndarray[Any, Any]) -> Row:
+    samples = {"task": {"": Samples("mean", scores[None])}}
+    return Row(label, "", None, {"task": 100 * float(scores.mean())}, samples)
+
+
+def test_tables_are_numbered_and_named() -> None:
+    assert [table.number for table in TABLES] == [1, 2, 3, 4, 5, 6, 7]
+    assert len({table.title for table in TABLES}) == 7
+
+
+def test_a_lead_is_the_mean_over_seeds_and_its_interval_draws_texts() -> None:
+    facts = TaskFacts("task", "Retrieval", "ndcg_at_10", "in-domain", "task", "1", "test")
+    random = np.random.default_rng(0)
+    measured = []
+    for seed in range(2):
+        first = random.uniform(0.3, 0.7, 500)
+        lead = random.normal(0.02 * (seed + 1), 0.1, 500)
+        rows = (row_of("first", first), row_of("second", first + lead))
+        candidates = [Candidate(row.label, Path(), cost=Cost(10 * seed, 7, 3)) for row in rows]
+        measured.append((candidates, Comparison((facts,), rows)))
+    one, two = lines(measured)
+    means = [comparison.mean(comparison.rows[1]) for _, comparison in measured]
+    leads = [100 * (c.rows[1].scores["task"] - c.rows[0].scores["task"]) / 100 for _, c in measured]
+    assert one.inside is not None
+    assert two.inside is not None
+    assert one.inside.lead is None
+    assert two.outside is None
+    assert two.inside.value == pytest.approx(np.mean(means))
+    assert two.inside.spread == pytest.approx(np.std(means, ddof=1))
+    assert two.inside.lead is not None
+    mean, low, high = two.inside.lead
+    assert mean == pytest.approx(np.mean(leads))
+    error = 100 * 0.1 / np.sqrt(500) / np.sqrt(2)  # two seeds, each with leads of its own
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.2)
+    assert two.cost == Cost(5, 7, 3)
+    assert told([two])[0]["in_domain"]["lead"] == round(mean, 3)
