@@ -12,8 +12,10 @@ from .options import SETTINGS, markdown_help
 
 COMMANDS = (
     "train",
+    "inspect",
     "search",
     "merge",
+    "eval",
     "push",
     "extract-lora",
     "stats",

@@ -24,7 +24,7 @@ from .plans import show_plans
 from .results import as_dict, cost_of, point_of, summary
 
 if TYPE_CHECKING:
-    from ..engine import Plan, Planner
+    from ..engine import MergeResult, Plan, Planner
     from ..engine.adapter_plan import AdapterPlan
     from ..recipe import Recipe
 
@@ -130,6 +130,13 @@ docs/recipe.md."""
     help="For a `merge_lineage.json`: a folder in which its members lie. Default: beside the "
     "lineage, and in the working directory. May be given several times.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page about members and merge (HTML with pictures, which needs nothing but "
+    "itself). The members are read once more for it.",
+)
 @publishing.options
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
@@ -151,6 +158,7 @@ def merge(
     executor: str,
     ray_address: str | None,
     members: tuple[Path, ...],
+    report: Path | None,
     as_json: bool,
     quiet: bool,
     **pushing: Any,
@@ -176,7 +184,7 @@ def merge(
         def searched_of(some: Recipes) -> Recipes:
             return tuple(_searched(one, device, restart, quiet=quiet or as_json) for one in some)
 
-        wanted = publishing.wanted(pushing, repeats=bool(again))
+        wanted = publishing.wanted(pushing, repeats=bool(again), reports=report is not None)
         if wanted is not None:
             ways = publishing.Ways(planned_of, searched_of, run_as, overwrite, as_json, quiet)
             context.exit(publishing.run(given, targets, wanted, ways, dry_run=dry_run))
@@ -186,7 +194,13 @@ def merge(
         if dry_run:
             show_plans(planned, as_json=as_json)
         else:
-            _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
+            if report is None:
+                _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
+            else:
+                from ..inspect.merge_page import reported
+
+                with reported(report, planned, device) as write:
+                    write(_merge_all(planned, run_as, as_json=as_json, quiet=quiet))
             cards.write(one.output for one in planned)
             repeats.compare(again.values(), planned, quiet=quiet or as_json)
     except MergekitEmbedError as error:
@@ -256,20 +270,20 @@ def _planned(
 
 def _merge_all(
     planned: list[Plan | AdapterPlan], run_as: dict[str, Any], *, as_json: bool, quiet: bool
-) -> None:
+) -> list[MergeResult]:
     from ..engine import Plan
 
     models = [one for one in planned if isinstance(one, Plan)]
-    if models:
-        _merge_models(models, run_as, as_json=as_json, quiet=quiet)
+    results = _merge_models(models, run_as, as_json=as_json, quiet=quiet) if models else []
     for one in planned:
         if not isinstance(one, Plan):
             adapter.run_one(one, dry_run=False, as_json=as_json, quiet=quiet)
+    return results
 
 
 def _merge_models(
     planned: list[Plan], run_as: dict[str, Any], *, as_json: bool, quiet: bool
-) -> None:
+) -> list[MergeResult]:
     from ..engine import execute
 
     with shown_progress(quiet=quiet or as_json) as progress:
@@ -289,6 +303,7 @@ def _merge_models(
         click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
     if len(results) > 1 and not (as_json or quiet):
         click.echo(f"{len(results)} models in one run   {cost_of(results[0])}")
+    return results
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import rich_click as click
 
 from .. import __version__
 from .console import bytes_from, duration_of, ends_with_failure, run, size_of
-from .options import SETTINGS, json_option, markdown_help
+from .options import SETTINGS, json_option, markdown_help, report_option
 
 if TYPE_CHECKING:
     from ..search import SearchPreview, SearchResult
@@ -96,6 +96,7 @@ def cache_from(context: click.Context, parameter: click.Parameter, value: str) -
     "half of the memory that is free; `off` to read them from their files at every step.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew where a search would be continued.")
+@report_option
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.version_option(__version__, prog_name="boom-search")
@@ -108,6 +109,7 @@ def search(
     device: str,
     cache: str | int,
     restart: bool,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -116,6 +118,10 @@ def search(
         if dry_run:
             _preview(recipe, output, as_json=as_json)
             return
+        if report is not None:
+            from ..report import require
+
+            require()
         found = searched(
             recipe,
             output,
@@ -124,6 +130,10 @@ def search(
             restart=restart,
             quiet=quiet or as_json,
         )
+        if report is not None:
+            from ..search.page import write_page
+
+            write_page(report, found.report)
         if as_json:
             click.echo(json.dumps(_as_dict(recipe, found)))
         elif not quiet:

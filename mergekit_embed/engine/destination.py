@@ -95,7 +95,7 @@ def check_destination(plan: Plan) -> None:
         OutputExistsError: saying what is there and what would replace it.
         CheckpointError: when something is to be copied into it that is no file.
     """
-    _shell_files(plan.shell.root)
+    shell_files(plan.shell.root)
     folders = [(model.label, model.root) for model in plan.opened]
     folders += [(model.label, model.adapter) for model in plan.opened if model.adapter]
     role = "one of the models to be merged"
@@ -120,7 +120,7 @@ def check_disk(plans: Sequence[Plan]) -> None:
 
 def _bytes_written(plan: Plan) -> int:
     """Of the weights, and at most of all other files."""
-    copied = _shell_files(plan.shell.root)
+    copied = shell_files(plan.shell.root)
     return plan.bytes_out + sum(path.stat().st_size for path in copied)
 
 
@@ -335,7 +335,7 @@ def entry_of(job: Job, written: Hash, learned: Learned) -> Entry:
 def copy_shell(plan: Plan, target: Path) -> None:
     """Write every file but the weights: the shell's, but for what the plan says of some."""
     root = plan.shell.root
-    shell = {path.relative_to(root).as_posix(): path for path in _shell_files(root)}
+    shell = {path.relative_to(root).as_posix(): path for path in shell_files(root)}
     kept = {path: source for path, source in shell.items() if path not in plan.omitted}
     sources: dict[str, Path | bytes] = {**kept, **plan.written}
     for path, source in sorted(sources.items()):
@@ -363,7 +363,7 @@ def _edited(plan: Plan, path: str, source: Path | bytes) -> dict[str, Any] | Non
     return {**content, **told}
 
 
-def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
+def shell_files(root: Path, folder: Path | None = None) -> list[Path]:
     """The files of a model that are copied; links to files count as these.
 
     Raises:
@@ -378,7 +378,7 @@ def _shell_files(root: Path, folder: Path | None = None) -> list[Path]:
             told = "is a link to a folder, which is not copied into the result"
             raise CheckpointError(entry, f"{told}; remove it, or put the folder in its place")
         if entry.is_dir():
-            found += _shell_files(root, entry)
+            found += shell_files(root, entry)
         elif entry.suffix in OTHER_WEIGHTS or entry.name.endswith(".index.json"):
             continue
         elif is_file(entry):

@@ -45,7 +45,7 @@ def load(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     """
     found = load_all(recipe)
     if len(found) > 1:
-        told = f"stands for {len(found)} models; load them with `load_all`, or use `merge_many`"
+        told = f"stands for {len(found)} models; load them with `load_recipes`, or use `merge_many`"
         raise RecipeError([found[0].source.problem(("sweep",), told)])
     return found[0]
 

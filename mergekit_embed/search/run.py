@@ -189,7 +189,7 @@ def strategy_of(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
 def _objective(spec: SearchSpec, scene: Scene, probe: Probe | None) -> Objective:
     model = scene.embedder.model
     if probe is not None:
-        return ProbeLoss(model, probe.datasets, probe.rows, spec.seed)
+        return ProbeLoss(model, probe.datasets, probe.rows, spec.seed, balanced=spec.balanced)
     tasks = DevTasks(spec.dev)
 
     rivals = None
