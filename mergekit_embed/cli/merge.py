@@ -123,6 +123,16 @@ docs/recipe.md."""
     "this machine belongs to, else this machine alone.",
 )
 @click.option(
+<<<<<<< HEAD
+=======
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page about members and merge (HTML with pictures, which needs nothing but "
+    "itself). The members are read once more for it.",
+)
+@click.option(
+>>>>>>> main
     "--members",
     multiple=True,
     type=click.Path(path_type=Path),
@@ -130,6 +140,7 @@ docs/recipe.md."""
     help="For a `merge_lineage.json`: a folder in which its members lie. Default: beside the "
     "lineage, and in the working directory. May be given several times.",
 )
+<<<<<<< HEAD
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -137,6 +148,8 @@ docs/recipe.md."""
     help="Write a page about members and merge (HTML with pictures, which needs nothing but "
     "itself). The members are read once more for it.",
 )
+=======
+>>>>>>> main
 @publishing.options
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
@@ -157,8 +170,13 @@ def merge(
     memory: int | None,
     executor: str,
     ray_address: str | None,
+<<<<<<< HEAD
     members: tuple[Path, ...],
     report: Path | None,
+=======
+    report: Path | None,
+    members: tuple[Path, ...],
+>>>>>>> main
     as_json: bool,
     quiet: bool,
     **pushing: Any,
@@ -186,6 +204,8 @@ def merge(
 
         wanted = publishing.wanted(pushing, repeats=bool(again), reports=report is not None)
         if wanted is not None:
+            if report is not None:
+                raise UsageError("--report goes with a plain merge; push its result with boom-push")
             ways = publishing.Ways(planned_of, searched_of, run_as, overwrite, as_json, quiet)
             context.exit(publishing.run(given, targets, wanted, ways, dry_run=dry_run))
         planned = planned_of(given, targets, overwrite=overwrite)

@@ -243,10 +243,8 @@ def _show(found: SearchResult) -> None:
 
 
 def _sure(lead: dict[str, Any]) -> str:
-    if lead["interval"] is None:
-        return ""
     low, high = lead["interval"]
-    return f" ({low:+.4f} to {high:+.4f}, drawing tasks anew)"
+    return f" ({low:+.4f} to {high:+.4f}, drawing texts anew)"
 
 
 def _as_dict(recipe: Path, found: SearchResult) -> dict[str, Any]:
