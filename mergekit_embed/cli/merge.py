@@ -123,8 +123,6 @@ docs/recipe.md."""
     "this machine belongs to, else this machine alone.",
 )
 @click.option(
-<<<<<<< HEAD
-=======
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
@@ -132,7 +130,6 @@ docs/recipe.md."""
     "itself). The members are read once more for it.",
 )
 @click.option(
->>>>>>> main
     "--members",
     multiple=True,
     type=click.Path(path_type=Path),
@@ -140,16 +137,6 @@ docs/recipe.md."""
     help="For a `merge_lineage.json`: a folder in which its members lie. Default: beside the "
     "lineage, and in the working directory. May be given several times.",
 )
-<<<<<<< HEAD
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write a page about members and merge (HTML with pictures, which needs nothing but "
-    "itself). The members are read once more for it.",
-)
-=======
->>>>>>> main
 @publishing.options
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
@@ -170,13 +157,8 @@ def merge(
     memory: int | None,
     executor: str,
     ray_address: str | None,
-<<<<<<< HEAD
-    members: tuple[Path, ...],
-    report: Path | None,
-=======
     report: Path | None,
     members: tuple[Path, ...],
->>>>>>> main
     as_json: bool,
     quiet: bool,
     **pushing: Any,
@@ -202,7 +184,7 @@ def merge(
         def searched_of(some: Recipes) -> Recipes:
             return tuple(_searched(one, device, restart, quiet=quiet or as_json) for one in some)
 
-        wanted = publishing.wanted(pushing, repeats=bool(again), reports=report is not None)
+        wanted = publishing.wanted(pushing, repeats=bool(again))
         if wanted is not None:
             if report is not None:
                 raise UsageError("--report goes with a plain merge; push its result with boom-push")

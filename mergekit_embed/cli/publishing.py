@@ -82,13 +82,12 @@ class Wanted:
     keep_going: bool
 
 
-def wanted(given: Mapping[str, Any], *, repeats: bool, reports: bool) -> Wanted | None:
+def wanted(given: Mapping[str, Any], *, repeats: bool) -> Wanted | None:
     """What the options ask for; None for a merge and nothing else.
 
     Args:
         given: the options of this module.
         repeats: a recipe is the lineage of a model.
-        reports: a page is asked for.
 
     Raises:
         UsageError: when they contradict each other.
@@ -113,8 +112,6 @@ def wanted(given: Mapping[str, Any], *, repeats: bool, reports: bool) -> Wanted 
         raise UsageError(
             "a merge_lineage.json is merged by itself; push what comes of it with boom-push"
         )
-    if reports:
-        raise UsageError("--report is for merges alone; merge with it first, then boom-push")
     if not pushes:
         return Wanted(None, keep_going=True)
     from ..publish.batch import Wish

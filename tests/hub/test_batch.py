@@ -179,7 +179,7 @@ def test_two_recipes_for_one_place() -> None:
         (["--publish", "--push-to-hub", "a/b"], "both say where to push; choose one"),
         (["--push-to-hub", "model"], "'model' is no name of a repository"),
         (["--publish"], "publish: is not there"),
-        (["--push-to-hub", "a/b", "--report", "page.html"], "--report is for merges alone"),
+        (["--push-to-hub", "a/b", "--report", "page.html"], "--report goes with a plain merge"),
         (
             ["--push-to-hub", "alice/a", "--stream-to-hub", "--executor", "ray"],
             "leave out --executor",
