@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import huggingface_hub
+
 import mergekit_embed
 from mergekit_embed.kernels import open_kernels
 from mergekit_embed.publish.push import push
@@ -33,6 +35,8 @@ def live(url: str, cache: str, repository: str, folder: str, recipe: Any) -> NoR
 def main() -> None:
     """Lives, one after the other."""
     open_kernels("cpu", small=True)
+    for name in ("CommitOperationAdd", "HfApi", "ModelCard"):  # which are imported when asked for
+        getattr(huggingface_hub, name)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
