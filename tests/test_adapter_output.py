@@ -20,6 +20,7 @@ import pytest
 import reference
 import torch
 from helpers import (
+    LINEAGE,
     boom_merge,
     changed_json,
     changed_tensors,
@@ -118,8 +119,9 @@ def made(recipe: Mapping[str, Any], output: Path, **more: Any) -> AdapterResult:
     result = mergekit_embed.merge(recipe, output, **more)
     assert isinstance(result, AdapterResult)
     assert siblings(output.absolute()) == []
-    assert sorted(path.name for path in output.iterdir()) == [CONFIG, ADAPTER]
-    assert result.bytes_written == sum(len(content) for content in files(output).values())
+    assert sorted(path.name for path in output.iterdir()) == [CONFIG, ADAPTER, LINEAGE]
+    lineage = (output / LINEAGE).stat().st_size
+    assert result.bytes_written == sum(map(len, files(output).values())) + lineage
     return result
 
 
@@ -843,7 +845,8 @@ def test_the_end_of_the_command_says_how_to_load_it(
     ran = boom_merge("recipe.yaml", "-o", "out")
     assert (ran.code, ran.err) == (0, "")
     first, second, third = ran.out.splitlines()
-    size = sum(map(len, files(Path("out")).values())) / 1e3
+    written = [*files(Path("out")).values(), Path("out", LINEAGE).read_bytes()]
+    size = sum(map(len, written)) / 1e3
     assert re.fullmatch(
         rf"merged 2 adapters into out   {size:.0f} kB, \d+\.\d s, peak 123 MB, 6 modules of rank 7",
         first,

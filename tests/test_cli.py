@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import (
+    LINEAGE,
     MANIFEST,
     Ran,
     boom_merge,
@@ -226,8 +227,8 @@ def test_json_tells_what_was_done() -> None:
     assert done["recipe"] == "recipe.yaml"
     assert done["output"] == "out"
     assert done["members"] == 2
-    manifest = Path("out", MANIFEST).stat().st_size
-    assert done["bytes_written"] == sum(map(len, files(Path("out")).values())) + manifest
+    told = sum(Path("out", name).stat().st_size for name in (MANIFEST, LINEAGE))
+    assert done["bytes_written"] == sum(map(len, files(Path("out")).values())) + told
     assert done["bytes_read"] >= done["bytes_in"] > 200_000
     assert done["peak_memory"] > 10**7
     assert done["notes"] == []

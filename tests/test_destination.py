@@ -34,7 +34,7 @@ from safetensors import safe_open
 from tiny_models import read_tensors, to_pickle
 
 import mergekit_embed
-from mergekit_embed.engine import destination, execute, staging
+from mergekit_embed.engine import destination, execute, locking, staging
 from mergekit_embed.engine.journal import read_journal
 from mergekit_embed.engine.staging import JOURNAL
 
@@ -169,7 +169,7 @@ def test_a_file_system_that_can_do_little_will_do(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(staging, "os", Intercepted(os, posix_fallocate=unsupported))
-    monkeypatch.setattr(staging, "fcntl", Intercepted(fcntl, flock=unsupported))
+    monkeypatch.setattr(locking, "fcntl", Intercepted(fcntl, flock=unsupported))
     assert merged() == expected
 
 

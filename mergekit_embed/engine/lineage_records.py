@@ -20,25 +20,40 @@ SEARCH = "search.json"
 """The record of a search, beside the recipe that it has found."""
 
 
+FORMAT = 1
+"""Of records of trainings."""
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A file that may be a record of ours: others have files of these names, of whatever kind.
+
+    Ours are renamed into their places when they are whole, so none of them is broken.
+    """
+    try:
+        return read_object(path) if path.is_file() else {}
+    except CheckpointError:
+        return {}
+
+
 def training_of(folder: Path) -> dict[str, Any] | None:
     """What the record of a training says of the member in a folder; None where there is none.
 
     Raises:
-        CheckpointError: when there is one that cannot be read.
+        CheckpointError: when there is one that does not say what records say.
     """
     place = folder.resolve()
     path = place.parent.parent / TRAINING
-    if not path.is_file():
+    content = _content(path)
+    if content.get("format") != FORMAT:
         return None
     try:
-        return _of_member(path, place.name)
+        return _of_member(content, path, place.name)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(path, f"is no record of a training: {error!r}") from error
 
 
-def _of_member(path: Path, model: str) -> dict[str, Any] | None:
-    content = read_object(path)
-    members = content.get("members") or {}
+def _of_member(content: Mapping[str, Any], path: Path, model: str) -> dict[str, Any] | None:
+    members = content["members"]
     name = next((name for name, one in members.items() if model in one["models"]), None)
     if name is None:
         return None
@@ -103,13 +118,13 @@ def search_of(recipe: Path | None) -> dict[str, Any] | None:
     None where there is no record, or the recipe is not as the search has written it.
 
     Raises:
-        CheckpointError: when there is a record that cannot be read.
+        CheckpointError: when there is a record that does not say what records say.
     """
-    path = recipe.with_name(SEARCH) if recipe is not None else None
-    if recipe is None or path is None or not path.is_file():
+    if recipe is None or not recipe.is_file():
         return None
-    content = read_object(path)
-    if not recipe.is_file() or content.get("written") != file_digest(recipe):
+    path = recipe.with_name(SEARCH)
+    content = _content(path)
+    if content.get("written") != file_digest(recipe):
         return None
     try:
         return _of_search(content)

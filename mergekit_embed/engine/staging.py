@@ -11,7 +11,6 @@ folder is renamed, so that no finished folder ever holds one.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -23,9 +22,7 @@ from typing import Any, Self
 
 from ..errors import OutputError, OutputExistsError
 from ..kernels import Raw
-
-UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What file systems answer that cannot reserve space, or not lock."""
+from .locking import locked, where_supported
 
 
 def check_place(
@@ -168,7 +165,7 @@ class Staging:
         self._descriptors[number] = descriptor
         os.ftruncate(descriptor, size)
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            with _where_supported():
+            with where_supported():
                 os.posix_fallocate(descriptor, 0, size)
         os.pwrite(descriptor, header, 0)
         return number
@@ -321,7 +318,7 @@ def _lock_of(output: Path, lock_file: Path) -> int:
     try:
         while True:
             lock_file.parent.mkdir(parents=True, exist_ok=True)
-            lock = _locked(lock_file)
+            lock = locked(lock_file)
             if lock is not None:
                 return lock
     except BlockingIOError:
@@ -329,36 +326,6 @@ def _lock_of(output: Path, lock_file: Path) -> int:
             f"{output}: another run is writing to it; wait for its end, or choose "
             "another folder with -o"
         ) from None
-
-
-def _locked(path: Path) -> int | None:
-    """The file, opened and locked; None when the run that held it has just removed it.
-
-    Raises:
-        BlockingIOError: when another run holds it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        with _where_supported():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-@contextmanager
-def _where_supported() -> Iterator[None]:
-    """Go on without what the file system cannot do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
 
 
 def write_at(descriptor: int, position: int, raw: Raw) -> None:

@@ -20,7 +20,7 @@ class Lineage:
     Attributes:
         path: the file that says so.
         digest: of all that determines the bytes of the model: the recipe with its defaults, and
-            the hashes of what was read. Merges with the same digest have the same bytes; names
+            the hashes of what was read. Merges with the same digest have the same weights; names
             and times have no part in it. 32 hexadecimal digits.
         version: of mergekit_embed that merged it.
         name: what the recipe is called.

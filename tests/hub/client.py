@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import huggingface_hub.constants
 import huggingface_hub.file_download as client_files
 import huggingface_hub.utils._http as client_http
-
-import mergekit_embed
-from mergekit_embed.publish.push import push
-from mergekit_embed.publish.stream import stream_to_hub
 
 from .server import LoopbackHub
 
@@ -56,47 +55,48 @@ def environment(hub: LoopbackHub, cache: Path, **more: str) -> dict[str, str]:
     return {**os.environ, **told, **more}
 
 
-def _push(folder: Path, repository: str) -> None:
-    push(folder, repository, loads=False)
+class Lives:
+    """Pushes in processes of their own, which can be killed; see lives.py. A context manager."""
 
+    def __init__(self, cache: Path):
+        self._cache = cache
 
-def _stream(recipe: dict[str, Any], out: Path, repository: str) -> None:
-    stream_to_hub(mergekit_embed.plan(recipe, out), repository)
+    def __enter__(self) -> Self:
+        path = os.pathsep.join(sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hub.lives"],
+            env={**os.environ, "HF_TOKEN": "hf_alice", "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
 
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate(timeout=60)
 
-def _live(url: str, cache: Path, act: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ["HF_TOKEN"] = "hf_alice"
-    lead(url, cache, setattr)
-    act(*arguments)
+    def die(
+        self, hub: LoopbackHub, at: int, repository: str, folder: Path, recipe: Any = None
+    ) -> bool:
+        """Push until the Hub has come to a point, and be killed then; whether that was so."""
+        told = {"url": hub.url, "cache": str(self._cache), "repository": repository}
+        told |= {"folder": str(folder), "recipe": recipe}
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert answers is not None
+        life: list[int] = []
+        born = threading.Event()
 
+        def kill(point: int) -> None:
+            if point == at:
+                born.wait()
+                os.kill(life[0], signal.SIGKILL)
+                hub.down = True
 
-def push_and_die(hub: LoopbackHub, cache: Path, at: int, folder: Path, repository: str) -> bool:
-    """Push from a process that is killed when the Hub has come to a point; whether it was."""
-    return _die(hub, cache, at, _push, (folder, repository))
-
-
-def stream_and_die(
-    hub: LoopbackHub, cache: Path, at: int, recipe: dict[str, Any], out: Path, repository: str
-) -> bool:
-    """The same for a merge that goes straight to the Hub."""
-    return _die(hub, cache, at, _stream, (recipe, out, repository))
-
-
-def _die(
-    hub: LoopbackHub, cache: Path, at: int, act: Callable[..., None], arguments: tuple[Any, ...]
-) -> bool:
-    """Processes are forked from one that has imported everything, which spares them seconds."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["hub.client"])
-    process = context.Process(target=_live, args=(hub.url, cache, act, arguments))
-
-    def kill(point: int) -> None:
-        if point == at and process.pid is not None:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join(10)
-
-    hub.at_point = kill
-    process.start()
-    process.join(60)
-    hub.at_point = lambda point: None
-    return process.exitcode == -signal.SIGKILL
+        hub.at_point = kill
+        print(json.dumps(told), file=requests, flush=True)
+        life.append(int(answers.readline()))
+        born.set()
+        status = int(answers.readline())
+        hub.down, hub.at_point = False, lambda point: None
+        return status == -signal.SIGKILL

@@ -76,7 +76,7 @@ def create(request: Any) -> None:
 @route("POST /api/validate-yaml")
 def validate(request: Any) -> None:
     content = request.json()["content"]
-    if "license: [" in content:
+    if re.search(r"^license:\s*(\[|\n\s*-)", content, re.MULTILINE):
         request.answer({"errors": [{"message": '"license" must be a string'}]}, 400)
     else:
         request.answer({"errors": [], "warnings": []})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,17 @@ def test_a_sweep_has_a_repository_for_every_point(hub: LoopbackHub) -> None:
     assert ran.code == 2 and "two models would go there; write '{name}'" in ran.err
 
 
-def test_names_of_the_hub() -> None:
-    recipe = load_all({**LINEAR, "sweep": {"models[0].parameters.weight": [0.5]}})[0]
-    name = hub_name(recipe)
-    assert name.startswith("recipe-") and not set(name) - set("abcdefghijklmnopqrstuvwxyz.-_0.5")
-    assert "--" not in name and ".." not in name
+@pytest.mark.parametrize(
+    ("name", "point", "known"),
+    [
+        ("boom", None, "boom"),
+        ("boom", "weight-0.5", "boom-weight-0.5"),
+        ("a  b/\u00fc--x..", "w=0.5", "a-b-x.w-0.5"),
+        ("-.x.-", None, "x"),
+    ],
+)
+def test_names_of_the_hub(name: str, point: str | None, known: str) -> None:
+    assert hub_name(replace(load_all(LINEAR)[0], name=name, point=point)) == known
 
 
 def test_two_recipes_for_one_place() -> None:
@@ -179,6 +186,7 @@ def test_two_recipes_for_one_place() -> None:
         (["--publish", "--push-to-hub", "a/b"], "both say where to push; choose one"),
         (["--push-to-hub", "model"], "'model' is no name of a repository"),
         (["--publish"], "publish: is not there"),
+        (["--push-to-hub", "a/b", "--report", "page.html"], "--report goes with a plain merge"),
         (
             ["--push-to-hub", "alice/a", "--stream-to-hub", "--executor", "ray"],
             "leave out --executor",

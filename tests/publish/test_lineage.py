@@ -280,10 +280,19 @@ def test_the_training_of_a_member_is_told_without_places(trained: Path) -> None:
 
 
 def test_a_broken_record_of_a_training_stops_the_merge_before_it_begins(trained: Path) -> None:
-    Path("run/training.json").write_text('{"members": {"bag": {"models": ["m1"]}}}')
+    Path("run/training.json").write_text('{"format": 1, "members": {"bag": {"models": ["m1"]}}}')
     with pytest.raises(CheckpointError, match="is no record of a training"):
         merged(recipe(str(trained), "m2"))
     assert not OUT.exists()
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[]", "{}", '{"format": 2, "members": 1}'])
+def test_files_of_the_names_of_records_may_be_somebody_else_s(text: str, trained: Path) -> None:
+    Path("run/training.json").write_text(text)
+    Path("search.json").write_text(text)
+    content = merged(recipe(str(trained), "m2"))
+    assert "training" not in content["models"][0]
+    assert "search" not in content
 
 
 SEARCH: dict[str, Any] = {
