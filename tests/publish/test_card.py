@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from huggingface_hub import EvalResult, ModelCard
 from lora import BERT_LINEAR, adapt
 
 import mergekit_embed
+from mergekit_embed.engine.lineage_cards import card_of
 from mergekit_embed.errors import CheckpointError, OutputError
 from mergekit_embed.publish.card import check_card, update_card, write_card
 from mergekit_embed.publish.card_data import licence_of
@@ -233,6 +235,7 @@ def test_a_member_without_a_card_is_under_the_licence_of_what_it_was_trained_fro
         "---\na: &a [x]\nb: &b [*a, *a]\n" + "c: [*b, *b]\n---\n",
         "---\n" + "[" * 2000 + "\n---\n",
         "---\nlicense: '<script>'\n---\n",
+        "---\ndatasets: [/home/me/rows, a/b/c]\nlicense: ./LICENCE\n---\n",
         b"---\n\xff\xfe\n---\n".decode("latin-1"),
     ],
 )
@@ -241,6 +244,18 @@ def test_a_member_s_broken_card_names_nothing_and_stops_nothing(text: str) -> No
         Path(name, "README.md").write_bytes(text.encode("latin-1"))
     data = carded("m1", "m2").data.to_dict()
     assert not data.keys() & {"license", "language", "datasets"}
+
+
+def test_thousands_of_results_in_a_card_take_no_time() -> None:
+    rows = "".join(
+        f"  - task: {{type: Retrieval}}\n    metrics:\n    - value: {n}\n" for n in range(9000)
+    )
+    listed = "language:\n- en\n- de\nlicense: mit\r\ndatasets: [a/b,\n  c/d]\ntags: [x]"
+    described("m1", f"model-index:\n- results:\n{rows}{listed}")
+    began = time.process_time()
+    found = card_of(Path("m1"))
+    assert time.process_time() - began < 0.5
+    assert found == {"license": "mit", "languages": ["en", "de"], "datasets": ["a/b", "c/d"]}
 
 
 # --- results, and what people write -------------------------------------------------------
