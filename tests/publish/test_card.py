@@ -142,6 +142,17 @@ def test_the_mixture_shows_what_members_weigh() -> None:
     assert "%" not in section("mixture")
 
 
+def test_a_base_is_a_member_where_the_method_says_so() -> None:
+    carded("m1", base_model="base", merge_method="slerp", parameters={"t": 0.5})
+    assert "| `base` |\n| `m1` |" in section("mixture")
+    assert "merged from 2 models" in section("about")
+    carded("base", "m1", base_model="base")
+    assert "| `base` | 50.0 % |" in section("mixture")
+    carded("base", "m1", base_model="base", merge_method="task_arithmetic")
+    assert "| `base` |" not in section("mixture")
+    assert "merged from 1 model by" in section("about")
+
+
 def test_the_recipe_of_the_card_is_that_of_the_merge() -> None:
     inner = {"merge_method": "slerp", "parameters": {"t": 0.3}, "models": listed("m2", "m3")}
     write_recipe(Path("inner.yaml"), inner)
@@ -289,6 +300,8 @@ def test_results_may_be_put_in_again_and_again() -> None:
     assert "NFCorpus" not in CARD.read_text()
     update_card(OUT, [result("NFCorpus")])
     assert CARD.read_text() == first
+    update_card(OUT, [])
+    assert CARD.read_text() == before
 
 
 def test_what_people_write_stays() -> None:

@@ -551,6 +551,16 @@ def test_the_tree_shows_what_a_model_was_made_from(trained: Path) -> None:
     ]
 
 
+def test_a_base_is_told_once_and_as_what_it_is() -> None:
+    merged(recipe("m1", base_model="base", merge_method="slerp", parameters={"t": 0.5}))
+    assert [(one.name, one.role) for one in tree_of(OUT).branches] == [
+        ("base", "member"),
+        ("m1", "member"),
+    ]
+    merged(recipe("m1", "m2", base_model="base"), Path("files"))
+    assert tree_of("files").branches[-1].role == "base, for its files"
+
+
 def test_json_has_the_tree_and_the_lineage() -> None:
     content = merged(recipe("m1", "m2"))
     said = json.loads(boom_lineage(OUT, "--json").out)
