@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -428,3 +430,15 @@ def test_the_hub_may_be_asked_itself(validator: list[dict[str, Any]]) -> None:
     check_card(OUT, online=True)
     assert [one["path"] for one in validator] == ["/api/validate-yaml"] * 2
     assert validator[0]["repoType"] == "model"
+
+
+def test_a_reader_who_goes_away_does_not_cost_the_card() -> None:
+    recipe("m1", "m2")
+    code = "from mergekit_embed.cli.merge import main; main()"
+    ran = subprocess.Popen(
+        [sys.executable, "-c", code, "recipe.yaml", "-o", "out"], stdout=subprocess.PIPE
+    )
+    assert ran.stdout is not None
+    ran.stdout.close()
+    ran.wait(60)
+    assert CARD.is_file()
