@@ -2,6 +2,7 @@
 
     import mergekit_embed
     mergekit_embed.merge("recipe.yaml", "out/merged")
+    model = mergekit_embed.load("recipe.yaml")  # merged straight into a SentenceTransformer
 
 Everything public is importable from here; what needs time to import is imported when first used.
 """
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
         UsageError,
         WorkerError,
     )
+    from .loading import load
     from .publish.card import check_card, update_card, write_card
     from .publish.lineage import Lineage, read_lineage
     from .publish.lineage_repeat import Repeat, repeat
-    from .recipe import Recipe, load, load_all
+    from .recipe import Recipe
+    from .recipe import load as load_recipe
+    from .recipe import load_all as load_recipes
     from .statistics import Collected, collect_statistics
 
 _HOMES = {
@@ -77,8 +81,9 @@ _HOMES = {
     "Repeat": "publish.lineage_repeat",
     "repeat": "publish.lineage_repeat",
     "Recipe": "recipe",
-    "load": "recipe",
-    "load_all": "recipe",
+    "load": "loading",
+    "load_recipe": "recipe:load",
+    "load_recipes": "recipe:load_all",
     "Collected": "statistics",
     "collect_statistics": "statistics",
 }
@@ -112,7 +117,8 @@ __all__ = [
     "collect_statistics",
     "extract_lora",
     "load",
-    "load_all",
+    "load_recipe",
+    "load_recipes",
     "merge",
     "merge_adapters",
     "merge_many",
@@ -131,7 +137,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    module, _, called = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(f".{module}", __name__), called or name)
 
 
 def __dir__() -> list[str]:

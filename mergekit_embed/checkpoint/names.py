@@ -112,6 +112,22 @@ def _place(name: str, last: Mapping[str, int]) -> Place:
     found = LAYER.match(name)
     if found:
         index = int(found["index"])
-        return Place(f"{found['stack']}.{index}", index / max(last[found["stack"]], 1))
+        return Place(f"{found['stack']}.{index}", index / max(last.get(found["stack"], 0), 1))
     embeds = "embed" in name or name.endswith("shared.weight")
     return Place("embeddings" if embeds else "head", 0.0)
+
+
+def component_of(name: str) -> str:
+    """The folder that a tensor lies in, as `2_Dense`; `transformer` for the model's own."""
+    return name.rpartition("/")[0] or "transformer"
+
+
+def layer_of(name: str) -> str:
+    """The layer of a tensor, `embeddings` or `head`; with its folder in front where it has one."""
+    group, folder = _place(name, {}).group, name.rpartition("/")[0]
+    return f"{folder}: {group}" if folder and not group.startswith(folder) else group
+
+
+def module_of(name: str) -> str:
+    """The module of a tensor, the same in all layers: `encoder.layer.*.attention.self.query`."""
+    return LAYER.sub(r"\g<stack>.*.", name).rpartition(".")[0] or name

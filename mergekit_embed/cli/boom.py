@@ -12,8 +12,11 @@ from .options import SETTINGS, markdown_help
 
 COMMANDS = (
     "train",
+    "inspect",
     "search",
     "merge",
+    "eval",
+    "push",
     "extract-lora",
     "stats",
     "verify",

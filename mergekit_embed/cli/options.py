@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import rich_click as click
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -15,3 +17,12 @@ markdown_help = click.rich_config(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output."
 )
+
+
+report_option = click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a page about it (HTML with pictures, which needs nothing but itself).",
+)
+"""For commands whose result has a page."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
 from .. import __version__
-from .console import bytes_from, duration_of, ends_with_failure, run
-from .options import SETTINGS, json_option, markdown_help
+from .console import bytes_from, duration_of, ends_with_failure, run, size_of
+from .options import SETTINGS, json_option, markdown_help, report_option
 
 if TYPE_CHECKING:
-    from ..search import SearchResult
+    from ..search import SearchPreview, SearchResult
 
 HELP = """Find the parameters of the merge that a RECIPE describes, and write `found.yaml`.
 
@@ -36,6 +38,7 @@ search:
 ```
 
 ```sh
+boom-search recipe.yaml --dry-run    # what would be searched, and what it costs
 boom-search recipe.yaml              # searched/recipe/found.yaml, search.json
 boom-merge searched/recipe/found.yaml
 boom-merge recipe.yaml               # both at once
@@ -72,6 +75,11 @@ def cache_from(context: click.Context, parameter: click.Parameter, value: str) -
     help="The folder for `found.yaml` and `search.json`. Default: `searched/<recipe name>`.",
 )
 @click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check recipe, data and the headers of models, tell what would be done, and stop.",
+)
+@click.option(
     "--device",
     default="auto",
     show_default=True,
@@ -88,6 +96,7 @@ def cache_from(context: click.Context, parameter: click.Parameter, value: str) -
     "half of the memory that is free; `off` to read them from their files at every step.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew where a search would be continued.")
+@report_option
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @click.version_option(__version__, prog_name="boom-search")
@@ -96,14 +105,23 @@ def search(
     context: click.Context,
     recipe: Path,
     output: Path | None,
+    dry_run: bool,
     device: str,
     cache: str | int,
     restart: bool,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Search, and tell what was found."""
     with ends_with_failure(context, as_json=as_json):
+        if dry_run:
+            _preview(recipe, output, as_json=as_json)
+            return
+        if report is not None:
+            from ..report import require
+
+            require()
         found = searched(
             recipe,
             output,
@@ -112,6 +130,10 @@ def search(
             restart=restart,
             quiet=quiet or as_json,
         )
+        if report is not None:
+            from ..search.page import write_page
+
+            write_page(report, found.report)
         if as_json:
             click.echo(json.dumps(_as_dict(recipe, found)))
         elif not quiet:
@@ -161,6 +183,45 @@ class Lines:
             click.echo(f"step {number}: loss {loss:.6g} on its batch", err=True)
 
 
+def _preview(recipe: Path, output: Path | None, *, as_json: bool) -> None:
+    from ..search import preview_search
+
+    told = preview_search(recipe, output)
+    if as_json:
+        content = {**dataclasses.asdict(told), "output": str(told.output)}
+        click.echo(json.dumps({"status": "planned", **content}))
+        return
+    for line in _lines(told):
+        click.echo(line)
+
+
+def _lines(told: SearchPreview) -> Iterator[str]:
+    """What a search would do, in words."""
+    yield f"{told.method} by {told.strategy}, judged by {told.objective}"
+    for label, size in told.members.items():
+        yield f"  {label}   {size_of(size)}"
+    groups = len(told.groups)
+    shared = "as one" if groups == 1 else f"in {groups} groups: {', '.join(told.groups)}"
+    yield f"{told.tensors} tensors, {shared}"
+    if told.rows:
+        rows = ", ".join(f"{name} {count}" for name, count in told.rows.items())
+        yield f"probe set: {rows} rows"
+        yield f"  {told.taught} batches to learn on, {told.judged} to judge on"
+    if told.dropped:
+        yield f"  {told.dropped} rows left out, as dev tasks have them"
+    if told.mined:
+        yield f"negatives are looked for first in {', '.join(told.mined)}"
+    if told.dev:
+        yield f"dev tasks: {', '.join(told.dev)}"
+    steps = f"{told.steps} steps, " if told.steps else ""
+    yield f"{steps}{told.judgements} judgements at most"
+    gradients = f" and {size_of(told.gradient_bytes)} of gradients" if told.gradient_bytes else ""
+    kept = size_of(sum(told.members.values()))
+    yield f"memory: {size_of(told.model_bytes)} of model{gradients}, beside activations"
+    yield f"        {kept} more where members are kept (--cache)"
+    yield f"would write {told.output}"
+
+
 def _show(found: SearchResult) -> None:
     if found.resumed:
         click.echo(f"continued: {found.resumed} points were judged before")
@@ -184,10 +245,8 @@ def _show(found: SearchResult) -> None:
 
 
 def _sure(lead: dict[str, Any]) -> str:
-    if lead["interval"] is None:
-        return ""
     low, high = lead["interval"]
-    return f" ({low:+.4f} to {high:+.4f}, drawing tasks anew)"
+    return f" ({low:+.4f} to {high:+.4f}, drawing texts anew)"
 
 
 def _as_dict(recipe: Path, found: SearchResult) -> dict[str, Any]:

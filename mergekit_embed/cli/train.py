@@ -13,7 +13,7 @@ from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
 from . import cards
 from .console import ends_with_failure, run
-from .options import SETTINGS, markdown_help
+from .options import SETTINGS, markdown_help, report_option
 from .training import as_dict, is_first, one_voice, shown_training, summary
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class PlanOrUpdate(click.RichCommand):
     help="The head of the Ray cluster. Default: the cluster that this machine belongs to, else "
     "this machine alone.",
 )
+@report_option
 @click.option(
     "--json",
     "as_json",
@@ -151,6 +152,7 @@ def train(
     restart: bool,
     executor: str,
     ray_address: str | None,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Check the plan and its data, then show what is asked for, or train."""
@@ -167,20 +169,33 @@ def train(
         else:
             run_as: dict[str, Any] = {"merge": merge, "restart": restart}
             run_as |= {"executor": executor, "ray_address": ray_address}
-            _train(loaded, output, run_as, as_json=as_json)
+            _train(loaded, output, run_as, report, as_json=as_json)
 
 
 def _train(
-    plan: TrainingPlan, output: Path | None, run_as: dict[str, Any], *, as_json: bool
+    plan: TrainingPlan,
+    output: Path | None,
+    run_as: dict[str, Any],
+    report: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     from ..train.run import train as train_members
 
+    if report is not None:
+        from ..report import require
+
+        require()
     first = is_first()
     with shown_training(quiet=as_json or not first) as progress:
         result = train_members(plan, output, progress=progress, **run_as)
     if not first:
         return
     cards.write(one.path for one in result.merged)
+    if report is not None:
+        from ..train.page import write_page
+
+        write_page(report, result.path)
     if as_json:
         click.echo(json.dumps({"status": "done", **as_dict(result)}))
         return

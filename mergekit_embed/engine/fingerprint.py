@@ -27,13 +27,13 @@ NUMERICS = 1
 
 def fingerprint(plan: Plan) -> Fingerprint:
     """What a run has to have in common with another one to continue it."""
-    described = _Described()
+    described = Described()
     jobs = [described.job(job) for job in plan.jobs]
     files = [[file.path, digest_of(file.header), file.size] for file in plan.files]
     return {
         "numerics": NUMERICS,
         "recipe": recipe_digest(plan.recipe),
-        "jobs": digest_of(_text([jobs, plan.recipe.seed]).encode()),
+        "jobs": digest_of(as_text([jobs, plan.recipe.seed]).encode()),
         "files": files,
         "inputs": {
             str(path.absolute()): [stamp.size, stamp.mtime_ns]
@@ -57,17 +57,18 @@ def difference(old: Fingerprint, new: Fingerprint) -> str | None:
 
 def recipe_digest(recipe: Recipe) -> str:
     """A hash of what a recipe says of the result; not of its name, its comments or its output."""
-    return digest_of(_text(_said(recipe)).encode())
+    return digest_of(as_text(_said(recipe)).encode())
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """JSON data as text, the same for the same data."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def _said(value: Any) -> Any:
     """A part of a recipe as JSON data."""
     if isinstance(value, Recipe):
-        left_out = {"name", "source", "output", "point"}
+        left_out = {"name", "source", "output", "point", "publish"}
         told = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in left_out}
         return _said(told)
     if isinstance(value, Method):
@@ -81,7 +82,7 @@ def _said(value: Any) -> Any:
     return repr(value)
 
 
-class _Described:
+class Described:
     """Jobs and tensors as JSON data; tensors that many jobs have are described once."""
 
     def __init__(self) -> None:
@@ -109,7 +110,7 @@ class _Described:
     def tensor(self, tensor: Tensor) -> str:
         """A hash of what a tensor is made of and where that lies."""
         if id(tensor) not in self._tensors:
-            self._tensors[id(tensor)] = (tensor, digest_of(_text(self._made_of(tensor)).encode()))
+            self._tensors[id(tensor)] = (tensor, digest_of(as_text(self._made_of(tensor)).encode()))
         return self._tensors[id(tensor)][1]
 
     def _made_of(self, tensor: Tensor) -> list[Any]:

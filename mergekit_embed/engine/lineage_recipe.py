@@ -13,7 +13,7 @@ from .lineage_names import Names
 from .measured import statistics_folder
 from .plan import Plan
 
-LEFT_OUT = ("output", "search", "sweep")
+LEFT_OUT = ("output", "publish", "search", "sweep")
 """What says where the result goes, or how the recipe came to be; the bytes do not depend on it."""
 
 NO_KEYWORD = "./"

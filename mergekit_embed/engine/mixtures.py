@@ -9,6 +9,7 @@ import numpy as np
 from ..kernels import BLOCK, Doubles, Layout, Output
 from ..methods import Gram
 from ..methods.notes import collected_notes
+from .plan import Job, Plan
 from .stream import Chunk, Combiner, Steps, Work, one_pass
 
 GRAM_ELEMENTS = 2**21
@@ -36,7 +37,7 @@ def prepare_mixture(work: Work) -> Steps[Combiner]:
     return _alike(work, coefficients_of(work, gram))
 
 
-class _Moments:
+class GramLook:
     """The Gram matrix of all chunks as one vector."""
 
     def __init__(self, members: int, absolute: bool):
@@ -44,6 +45,7 @@ class _Moments:
         self.absolutes = np.zeros(members) if absolute else None
 
     def see(self, chunk: Chunk) -> None:
+        """See `Look.see`."""
         found = chunk.work.kernels.block_moments(
             chunk.members(), chunk.origin(), self.absolutes is not None
         )
@@ -53,11 +55,18 @@ class _Moments:
 
 
 def measure(work: Work, start: int = 0, stop: int | None = None) -> Steps[Gram]:
-    """The Gram matrix of a range of the tensor as one vector."""
+    """The Gram matrix of a range of the tensor as one vector.
+
+    One of the whole tensor that is known from before is not measured again.
+    """
     absolute = _wants_absolute(work)
-    look = _Moments(len(work.job.sources), absolute)
+    known = work.known(absolute) if start == 0 and stop is None else None
+    if known is not None:
+        work.advance(work.job.count * work.job.width)  # as gone through
+        return known
+    look = GramLook(len(work.job.sources), absolute)
     seen = yield from one_pass(work, ("moments", absolute), look, start, stop)
-    assert isinstance(seen, _Moments)
+    assert isinstance(seen, GramLook)
     return Gram(seen.products, seen.absolutes)
 
 
@@ -70,13 +79,19 @@ def _wants_absolute(work: Work) -> bool:
 
 def coefficients_of(work: Work, gram: Gram) -> Doubles:
     """The method's coefficients: float64 (..., K)."""
-    method, job = work.plan.recipe.method, work.job
+    found, said = coefficients(work.plan, work.job, gram)
+    work.note(work.job, said)
+    return found
+
+
+def coefficients(plan: Plan, job: Job, gram: Gram) -> tuple[Doubles, list[str]]:
+    """The coefficients that a plan's method gives to a job, and what it has to say of them."""
+    method = plan.recipe.method
     assert job.parameters is not None
     arguments = method.arguments(job.parameters, len(job.sources))
     with collected_notes() as said:
         found = method.function(gram, **arguments)
-    work.note(job, said)
-    return np.asarray(found, dtype=np.float64)
+    return np.asarray(found, dtype=np.float64), said
 
 
 def _mixed(chunk: Chunk, coefficients: Doubles, layout: Layout) -> Output:

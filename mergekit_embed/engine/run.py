@@ -22,6 +22,7 @@ from .passes import goes_again
 from .plan import KEEP_BYTES, Job, Plan
 from .prepare import combined, merge_tensor, prepare
 from .reader import Reader
+from .remembered import Remembered
 from .said import Said
 from .sharing import Share, shares
 from .stream import Combiner, Steps, Work, stream
@@ -118,7 +119,9 @@ def run(
         running.measure_groups()
         for _ in running.merge(sinks):
             pass
-        return Ran(reader.bytes_read, tuple(map(running.said.summary, plans)))
+        remarks = tuple(running.remembered.remarks)
+        notes = tuple((*remarks, *running.said.summary(plan)) for plan in plans)
+        return Ran(reader.bytes_read, notes)
 
 
 def agenda_of(plans: Sequence[Plan], sinks: Sequence[Sink]) -> Agenda:
@@ -180,6 +183,7 @@ class Running:
     Attributes:
         grams: of the layers and models that have been measured; what is merged may need them.
         said: what the methods have said so far.
+        remembered: Gram matrices that were measured before.
     """
 
     def __init__(
@@ -194,6 +198,7 @@ class Running:
         self.agenda, self.kernels, self.reader, self.progress = agenda, kernels, reader, progress
         self.grams: Grams = {}
         self.said = Said(agenda.every)
+        self.remembered = Remembered(agenda.every)
         self.stop = threading.Event()
         self._memory = Memory(KEEP_BYTES if keep is None else keep)
         self._combiners: dict[MergedTensor, Combiner] = {}
@@ -209,13 +214,14 @@ class Running:
         """The Gram matrix of each job's tensor, as they are found."""
         return self.results(jobs, measure)
 
-    def merge(self, sinks: Sequence[Sink]) -> Iterator[Share]:
-        """Run every wanted job, and hand what it gives to the sink of its plan.
+    def merge(self, sinks: Sequence[Sink], jobs: Share | None = None) -> Iterator[Share]:
+        """Run wanted jobs, all by default, and hand what each gives to the sink of its plan.
 
         Yields:
             jobs that are done, as they are done.
         """
         sink_of = dict(zip(map(id, self.agenda.plans), sinks, strict=True))
+        wanted = self.agenda.wanted if jobs is None else jobs
 
         def steps(work: Work) -> Steps[None]:
             sink = sink_of[id(work.plan)]
@@ -225,7 +231,7 @@ class Running:
             sink.finished(work.job, Learned(work.supply.hashes.digest, said))
             self.progress.finish_tensor(work.job.name)
 
-        for share, _ in self._in_parallel(shares(self.agenda.wanted), steps, hashed=True):
+        for share, _ in self._in_parallel(shares(wanted), steps, hashed=True):
             yield share
 
     def results(
@@ -265,7 +271,7 @@ class Running:
         supply = Supply(tensors, self.reader, self.kernels)
         supply.hashes = Hashes() if hashed else None
         supply.reuse = not nested  # a nested merge may look at other ranges of the same tensors
-        again = len(share) > 1 or nested or any(goes_again(plan, job) for plan, job in share)
+        again = len(share) > 1 or nested or any(self._goes_again(*one) for one in share)
         with ExitStack() as stack:
             # What is not finite is told by `Work.checked`, by name.
             stack.enter_context(np.errstate(all="ignore"))
@@ -280,6 +286,12 @@ class Running:
                 return self._stream(works, steps)
             finally:
                 supply.clear()
+
+    def _goes_again(self, plan: Plan, job: Job) -> bool:
+        """Whether elements are wanted again; of a mixture not, where its Gram matrix is known."""
+        mixed = plan.recipe.method.family == "mixture"
+        known = mixed and self.remembered.gram(plan, job, absolute=False) is not None
+        return not known and goes_again(plan, job)
 
     def _prepare(self, nested: Sequence[MergedTensor], supply: Supply) -> None:
         """Make nested tensors readable, the innermost first."""
@@ -300,6 +312,7 @@ class Running:
             note=self.said.about(plan).add,
             advance=advance,
             stop=self.stop,
+            known=lambda absolute: self.remembered.gram(plan, job, absolute=absolute),
         )
 
     @staticmethod

@@ -36,6 +36,8 @@ class Work:
         note: takes what the method has to say of the tensor.
         advance: told how many stored bytes have been gone through.
         stop: set when everybody is to give up.
+        known: the Gram matrix of the tensor (with lengths in L1, if True is said), where it has
+            been measured before; None where not.
     """
 
     job: Job
@@ -46,6 +48,7 @@ class Work:
     note: Callable[[Job, list[str]], None]
     advance: Callable[[int], None]
     stop: threading.Event = field(default_factory=threading.Event)
+    known: Callable[[bool], Gram | None] = lambda absolute: None
 
     @property
     def chunk_elements(self) -> int:

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .load import load_search
+    from .preview import SearchPreview, preview_search
     from .run import SearchResult, search
 
-_HOMES = {"SearchResult": "run", "search": "run", "load_search": "load"}
+_HOMES = {
+    "SearchPreview": "preview",
+    "SearchResult": "run",
+    "load_search": "load",
+    "preview_search": "preview",
+    "search": "run",
+}
 
-__all__ = ["SearchResult", "load_search", "search"]
+__all__ = ["SearchPreview", "SearchResult", "load_search", "preview_search", "search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import UsageError
-from .specs import Doubles, Evaluation, Point, Proposal
+from .box import Box
+from .specs import Doubles, Evaluation, Proposal
 
 SPREAD = 0.3
 """The first standard deviation, in parts of a parameter's range."""
@@ -22,18 +22,11 @@ class Evolving:
     the list of what it was told: a search that continues asks for the same points again.
     """
 
-    def __init__(
-        self,
-        bounds: Mapping[str, tuple[float, float]],
-        start: Point,
-        evaluations: int,
-        seed: int,
-    ):
+    def __init__(self, box: Box, evaluations: int, seed: int):
         """Set up the search.
 
         Args:
-            bounds: the least and the most of every parameter; `weight` is one for each member.
-            start: where it begins, the middle of the bounds for what it does not say.
+            box: where it searches.
             evaluations: so many points are judged.
             seed: of all draws.
 
@@ -44,7 +37,7 @@ class Evolving:
             import cma
         except ImportError as error:
             raise UsageError("CMA-ES needs `pip install 'mergekit_embed[search]'`") from error
-        self._bounds, self._start, self._evaluations = dict(bounds), start, evaluations
+        self._box, self._evaluations = box, evaluations
         self._values: list[float] = []
         random = np.random.default_rng(seed)
         options = {
@@ -53,7 +46,7 @@ class Evolving:
             "seed": float("nan"),  # leaves NumPy's own generator alone
             "verbose": -9,
         }
-        self._evolution: Any = cma.CMAEvolutionStrategy(self._first(), SPREAD, options)
+        self._evolution: Any = cma.CMAEvolutionStrategy(self._box.start(), SPREAD, options)
         self._population: list[Doubles] = []
         self._told: list[float] = []
 
@@ -68,10 +61,10 @@ class Evolving:
         if done >= self._evaluations:
             return None
         if done == 0:
-            return Proposal(self._point(self._first()), label="start")
+            return Proposal(self._box.point(self._box.start()), label="start")
         if not self._population:
             self._population = list(self._evolution.ask())
-        return Proposal(self._point(self._population[len(self._told)]), label=f"point {done}")
+        return Proposal(self._box.point(self._population[len(self._told)]), label=f"point {done}")
 
     def tell(self, evaluation: Evaluation) -> None:
         """See `Strategy`; what is not finite is worse than all of its population."""
@@ -95,27 +88,3 @@ class Evolving:
         for value in state["values"]:
             self.propose()
             self.tell(Evaluation(math.nan if value is None else value))
-
-    def _first(self) -> Doubles:
-        """The start in parts of the ranges."""
-        found = []
-        for name, (least, most) in self._bounds.items():
-            weights = self._start.weights[0].tolist()
-            middle = (least + most) / 2
-            own = weights if name == "weight" else [self._start.others.get(name, middle)]
-            found += [min(max((value - least) / (most - least), 0.0), 1.0) for value in own]
-        return np.array(found)
-
-    def _point(self, parts: Doubles) -> Point:
-        """What parts of the ranges stand for."""
-        left = parts.tolist()
-        weights, others = self._start.weights, dict(self._start.others)
-        for name, (least, most) in self._bounds.items():
-            count = weights.shape[1] if name == "weight" else 1
-            own = [least + (most - least) * part for part in left[:count]]
-            left = left[count:]
-            if name == "weight":
-                weights = np.array([own])
-            else:
-                others[name] = own[0]
-        return Point(weights, self._start.factor, others)

@@ -46,7 +46,7 @@ def found_recipe(
     if data.get("base_model") is not None:
         data["base_model"] = _moved(str(data["base_model"]), recipe, folder)
     common = {k: v for k, v in (data.get("parameters") or {}).items() if k != "weight"}
-    if spec.strategy != "cma_es" and "lambda" in spec.searched:
+    if not spec.boxed and "lambda" in spec.searched:
         common["lambda"] = _value(point.factor.tolist(), grouping)
     common |= point.others
     if "weight" not in spec.searched:

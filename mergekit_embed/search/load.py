@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,12 @@ FITTING = {
     "greedy_soup": WEIGHED,
     "forward_selection": WEIGHED,
     "cma_es": ANY,
+    "optuna": ANY,
 }
 """The methods whose parameters each strategy can find; those of any where none is named."""
+
+BOXED = ("cma_es", "optuna")
+"""Strategies that search parameters within bounds."""
 
 GRADIENT_ONLY = (
     "steps",
@@ -70,6 +74,7 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
         probe = _probe(found, parsed) if parsed.data else None
     except RecipeError as error:
         raise RecipeError(in_file_order([*problems, *error.problems])) from error
+    problems += _problems_of_axes(origin, parsed, probe, folders)
     if problems:
         raise RecipeError(in_file_order(problems))
     return SearchSpec(
@@ -84,11 +89,14 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
         max_length=parsed.max_length,
         held_out=parsed.held_out,
         seed=parsed.seed,
+        balanced=parsed.balance == "tasks",
         time_limit=parsed.time_limit,
         temperature=parsed.temperature,
         dev=folders,
+        drops_overlap=parsed.overlap == "drop",
         bounds={name: (least, most) for name, (least, most) in parsed.parameters.items()},
         evaluations=parsed.evaluations,
+        axes={name: tuple(tasks) for name, tasks in parsed.axes.items()},
     )
 
 
@@ -154,6 +162,9 @@ def _problems(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
     if parsed.objective != "loss" and parsed.data:
         message = "is for the loss; points are judged by dev tasks here, leave it out"
         yield origin.problem(("search", "data"), message, key=True)
+    if parsed.objective != "loss" and "balance" in parsed.model_fields_set:
+        message = "is of the loss; points are judged by dev tasks here, leave it out"
+        yield origin.problem(("search", "balance"), message, key=True)
     if parsed.objective != "loss" and not parsed.dev:
         message = f'"{parsed.objective}" judges by dev tasks; name their folders under `dev:`'
         yield origin.problem(("search", "objective"), message)
@@ -169,15 +180,17 @@ def _problems(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
 
 
 def _problems_of_bounds(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
-    """What is wrong with the parameters that `cma_es` searches."""
+    """What is wrong with the parameters that are searched within bounds."""
     origin, known = recipe.source, recipe.method.parameters
-    if parsed.strategy != "cma_es":
+    if parsed.strategy not in BOXED:
         for key in sorted({"parameters", "evaluations"} & parsed.model_fields_set):
-            message = f"is of the strategy cma_es, not of {parsed.strategy}"
+            message = f"is of the strategies {' and '.join(BOXED)}, not of {parsed.strategy}"
             yield origin.problem(("search", key), message, key=True)
         return
     if not parsed.parameters:
-        message = "cma_es needs the parameters to search, such as {lambda: [0.5, 1.5]}"
+        message = (
+            f"{parsed.strategy} needs the parameters to search, such as {{lambda: [0.5, 1.5]}}"
+        )
         yield origin.problem(("search", "parameters"), message)
     for name, (least, most) in parsed.parameters.items():
         place: Place = ("search", "parameters", name)
@@ -188,6 +201,31 @@ def _problems_of_bounds(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem
             yield origin.problem(place, f"the least, {least:g}, is not below the most, {most:g}")
         elif wrong := known[name].check(least) or known[name].check(most):
             yield origin.problem(place, wrong)
+
+
+def _problems_of_axes(
+    origin: Source, parsed: SearchEntry, probe: TrainingPlan | None, dev: Sequence[Path]
+) -> list[Problem]:
+    """What is wrong with the axes that are traded off."""
+    place: Place = ("search", "axes")
+    if not parsed.axes:
+        return []
+    if parsed.strategy != "optuna":
+        message = f"is of the strategy optuna, not of {parsed.strategy}"
+        return [origin.problem(place, message, key=True)]
+    if len(parsed.axes) < 2:
+        return [origin.problem(place, "needs two axes or more; one is traded off for the other")]
+    if parsed.objective == "loss":
+        tasks = [] if probe is None else [one.task for one in probe.datasets.values()]
+        known = list(dict.fromkeys(tasks))
+    else:
+        known = [folder.name for folder in dev]
+    return [
+        origin.problem((*place, axis, index), unknown("task", task, known))
+        for axis, tasks in parsed.axes.items()
+        for index, task in enumerate(tasks)
+        if task not in known
+    ]
 
 
 def is_normalised(recipe: Recipe) -> bool:

@@ -59,13 +59,23 @@ class Trail:
     def best_point(self) -> Point:
         """The best point that was judged."""
         assert self.best is not None
-        told = self.judged[self.best]
-        return Point(np.array(told["weights"]), np.array(told["factor"]), told["parameters"])
+        return self.point(self.best)
 
     @property
     def best_value(self) -> float:
         """What it is worth; infinite before the first."""
         return math.inf if self.best is None else float(self.judged[self.best]["value"])
+
+    @property
+    def first_value(self) -> float:
+        """What the start is worth; not a number when that is not finite."""
+        value = self.judged[0]["value"]
+        return math.nan if value is None else float(value)
+
+    def point(self, number: int) -> Point:
+        """A point that was judged."""
+        told = self.judged[number]
+        return Point(np.array(told["weights"]), np.array(told["factor"]), told["parameters"])
 
     def add(self, proposal: Proposal, evaluation: Evaluation) -> None:
         """Remember a judged point."""
@@ -174,6 +184,10 @@ class Searching:
         self.strategy.restore(state["strategy"])
         steps = [math.nan if loss is None else loss for loss in state["steps"]]
         self.trail = Trail(state["judged"], steps, state["best"], state["seconds"])
+        first: dict[str, float] = next(
+            (one["tasks"] for one in state["judged"] if one["tasks"]), {}
+        )
+        self.objective.start_from(first)
 
     def stand(self, point: Point) -> None:
         """Put the model at a point, unless it is there."""

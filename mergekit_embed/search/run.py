@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..engine.hashing import digest_of
 from ..engine.plan import Plan
 from ..engine.reader import Reader
 from ..engine.stamps import stamp
 from ..errors import OutputError
-from ..methods import Gram, available
-from ..methods.notes import collected_notes
 from ..recipe import Recipe
+from .baselines import alone
+from .box import Box
 from .by_merging import Merger
 from .descent import Descending
-from .dev import DevObjective, DevTasks, Scores, compared
+from .dev import DevObjective, DevTasks
 from .evolution import Evolving
 from .found import NAME, as_yaml, found_recipe
-from .geometry import told
 from .load import load_search
 from .loop import Progress, Searching, Silent, Trail
 from .objective import Objective, ProbeLoss
 from .prepare import Probe, Scene, open_probe, open_scene, planned
+from .preview import target_of
+from .report import REPORT, remark_on, remark_on_front, report_of
+from .sampling import Sampling
 from .soups import FewShot, ForwardSelection, GreedySoup
-from .specs import Doubles, Point, SearchSpec
+from .specs import Point, SearchSpec
 from .start import Merging, mapping_of, starting_point
 from .state import STATE, fingerprint, read_state, write_json, write_text
 from .strategy import Strategy
 
-REPORT = "search.json"
+FRONT = "front"
+"""The folder for recipes of the points of a front, beside found.yaml."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def search(
         OutputError: when something cannot be written.
     """
     spec = load_search(recipe)
-    folder = Path(output or Path("searched") / spec.recipe.name).expanduser()
+    folder = target_of(spec, output)
     plan = planned(spec, folder)
     probe = open_probe(spec)
     said = fingerprint(spec, probe.datasets if probe else {}, _inputs(plan, spec.dev))
@@ -103,18 +103,15 @@ def search(
         resumed = len(searching.trail.judged)
         trail = searching.run()
         searching.stand(trail.best_point)
-        report = _report(spec, scene, probe, trail, searching)
-    content = found_recipe(spec, trail.best_point, scene.grouping, folder)
-    text = as_yaml(content, _remark(spec, trail))
-    report["written"] = digest_of(text.encode())
-    write_text(folder / NAME, text)
+        report = report_of(spec, scene, probe, trail, searching)
+    report["written"] = _write_recipes(spec, scene, trail, folder, report)
     write_json(folder / REPORT, report)
     (folder / STATE).unlink(missing_ok=True)
     return SearchResult(
         recipe=folder / NAME,
         point=trail.best_point,
         value=trail.best_value,
-        start_value=_first(trail),
+        start_value=trail.first_value,
         stopped=trail.stopped,
         report=report,
         seconds=trail.seconds,
@@ -122,9 +119,19 @@ def search(
     )
 
 
-def _first(trail: Trail) -> float:
-    value = trail.judged[0]["value"]
-    return math.nan if value is None else float(value)
+def _write_recipes(
+    spec: SearchSpec, scene: Scene, trail: Trail, folder: Path, report: Mapping[str, Any]
+) -> str:
+    """found.yaml, whose hash is returned, and a recipe for every point of a front."""
+    content = found_recipe(spec, trail.best_point, scene.grouping, folder)
+    text = as_yaml(content, remark_on(spec, trail))
+    write_text(folder / NAME, text)
+    for place, one in enumerate(report.get("front", ()), start=1):
+        file = folder / FRONT / f"{place}.yaml"
+        content = found_recipe(spec, trail.point(one["point"]), scene.grouping, file.parent)
+        content["output"] = f"{content['output']}-{place}"
+        write_text(file, as_yaml(content, remark_on_front(spec, one["axes"])))
+    return digest_of(text.encode())
 
 
 def _make(folder: Path) -> None:
@@ -145,7 +152,7 @@ def _searching(
     spec: SearchSpec, scene: Scene, probe: Probe | None, progress: Progress
 ) -> Searching:
     start = starting_point(spec, scene.jobs, scene.grouping)
-    if spec.strategy == "cma_es":
+    if spec.boxed:
         move = Merger(scene.plan, dict(scene.embedder.parameters()), scene.device).stand
     else:
         merging = Merging(spec.recipe, scene.jobs, scene.cells)
@@ -171,7 +178,10 @@ def strategy_of(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
     if spec.strategy == "few_shot":
         return FewShot(scene.labels, spec.temperature)
     if spec.strategy == "cma_es":
-        return Evolving(spec.bounds, start, spec.evaluations, spec.seed)
+        return Evolving(Box(spec.bounds, start), spec.evaluations, spec.seed)
+    if spec.strategy == "optuna":
+        box = Box(spec.bounds, start)
+        return Sampling(box, spec.evaluations, spec.seed, spec.axes, spec.sign)
     kind = GreedySoup if spec.strategy == "greedy_soup" else ForwardSelection
     return kind(scene.labels)
 
@@ -179,90 +189,10 @@ def strategy_of(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
 def _objective(spec: SearchSpec, scene: Scene, probe: Probe | None) -> Objective:
     model = scene.embedder.model
     if probe is not None:
-        return ProbeLoss(model, probe.datasets, probe.rows, spec.seed)
-    tasks = DevTasks(spec.dev, BATCH)
+        return ProbeLoss(model, probe.datasets, probe.rows, spec.seed, balanced=spec.balanced)
+    tasks = DevTasks(spec.dev)
 
     rivals = None
     if spec.objective == "borda":
-        rivals = list(_alone(scene, tasks).values())
+        rivals = [one.scores for one in alone(scene, tasks).values()]
     return DevObjective(lambda: tasks.scores(model), rivals)
-
-
-def _alone(scene: Scene, tasks: DevTasks) -> dict[str, Scores]:
-    """What the members reach by themselves; the model moves."""
-    found: dict[str, Scores] = {}
-    for label, weights in zip(scene.labels, np.eye(len(scene.labels)), strict=True):
-        scene.position.put(np.tile(weights, (len(scene.jobs), 1)))
-        found[label] = tasks.scores(scene.embedder.model)
-    return found
-
-
-BATCH = 32
-"""Texts that are embedded at once for dev tasks."""
-
-
-def _report(
-    spec: SearchSpec, scene: Scene, probe: Probe | None, trail: Trail, searching: Searching
-) -> dict[str, Any]:
-    """What search.json says."""
-    report: dict[str, Any] = {
-        "recipe": spec.recipe.source.shown,
-        "method": spec.recipe.method.name,
-        "strategy": spec.strategy,
-        "objective": spec.objective,
-        "groups": [group.name for group in scene.grouping.groups],
-        "members": scene.labels,
-        "vectors": told(scene.gram, scene.labels),
-        "found": trail.judged[trail.best or 0],
-        "judged": trail.judged,
-        "losses": [loss if math.isfinite(loss) else None for loss in trail.steps],
-        "stopped": trail.stopped,
-        "seconds": round(trail.seconds, 3),
-    }
-    if probe is not None:
-        report["probe"] = {
-            "rows": {name: len(numbers) for name, numbers in probe.rows.rows.rows.items()},
-            "digests": {name: one.digest for name, one in probe.datasets.items()},
-            "batches": len(probe.rows.taught),
-            "judged_on": len(probe.rows.judged),
-        }
-    if spec.dev:
-        report["dev"] = _comparison(spec, scene, searching, trail)
-    return report
-
-
-def _comparison(
-    spec: SearchSpec, scene: Scene, searching: Searching, trail: Trail
-) -> dict[str, Any]:
-    """What was found on the dev tasks, beside merges that need no search."""
-    tasks = DevTasks(spec.dev, BATCH)
-    model, position = scene.embedder.model, scene.position
-    searching.stand(trail.best_point)
-    models = {"found": tasks.scores(model)}
-    alone = _alone(scene, tasks)
-    best = max(alone, key=lambda label: sum(alone[label].values()))
-    models[f"best member ({best})"] = dict(alone[best])
-    for name, coefficients in _plain_merges(scene).items():
-        position.put(coefficients)
-        models[name] = tasks.scores(model)
-    searching.move(trail.best_point)
-    return compared(models, "found", spec.seed)
-
-
-def _plain_merges(scene: Scene) -> dict[str, Doubles]:
-    """The coefficients of merges that need no search, float64 (T, K): equal weights."""
-    count = len(scene.labels)
-    uniform = np.full((len(scene.jobs), count), 1.0 / count)
-    multislerp = available()["multislerp"].function
-    with collected_notes():  # vectors that cancel are the members' own affair
-        found = [multislerp(Gram(gram), weight=np.ones(count)) for gram in scene.grams]
-    return {"uniform": uniform, "multislerp": np.stack(found)}
-
-
-def _remark(spec: SearchSpec, trail: Trail) -> str:
-    judged = "the loss on the probe set" if spec.objective == "loss" else f"-{spec.objective}"
-    return (
-        f"Found from {spec.recipe.source.shown} by boom-search ({spec.strategy}): {judged} is "
-        f"{trail.best_value:.6g}, and was {_first(trail):.6g} at first.\n"
-        f"The search ended because {trail.stopped}. The whole of it is in {REPORT}."
-    )

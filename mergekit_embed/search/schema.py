@@ -48,18 +48,28 @@ class SearchEntry(BaseModel):
         description="the part of every task's batches that points are judged on and that give no "
         "gradient; at least one batch of every data set. 0: judge on all",
     )
-    strategy: Literal["gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es"] = Field(
-        default="gradient", description="how points are found (see below)"
-    )
+    strategy: Literal[
+        "gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es", "optuna"
+    ] = Field(default="gradient", description="how points are found (see below)")
     objective: Literal["loss", "dev", "borda"] = Field(
         default="loss",
         description="what points are judged by: the loss on the probe set, the mean of the `dev` "
         "tasks, or their Borda count against the members",
     )
+    balance: Literal["tasks", "batches"] = Field(
+        default="tasks",
+        description="of `loss`: `tasks` counts every task the same, its loss as a multiple of what "
+        "it was at the first point; `batches` takes the mean over batches, losses as they are",
+    )
     dev: list[Text] = Field(
         default_factory=list,
         description="folders of dev tasks, to compare what was found with other merges, or to "
         "judge by; the probe set must share no text with them",
+    )
+    overlap: Literal["error", "drop"] = Field(
+        default="error",
+        description="what becomes of rows of the probe set that a task of `dev` has: an error, or "
+        "they are left out and counted",
     )
     groups: Literal["model", "block", "layer", "module", "component"] = Field(
         default="model",
@@ -98,10 +108,19 @@ class SearchEntry(BaseModel):
     )
     parameters: dict[Text, Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(
         default_factory=dict,
-        description="of `cma_es`: the least and the most of every parameter that is searched, such "
-        "as `{density: [0.1, 0.9], lambda: [0.5, 1.5]}`; `weight` is one for each member",
+        description="of `cma_es` and `optuna`: the least and the most of every parameter that is "
+        "searched, such as `{density: [0.1, 0.9], lambda: [0.5, 1.5]}`; `weight` is one for each "
+        "member",
     )
-    evaluations: Positive = Field(default=60, description="of `cma_es`: points that are judged")
+    evaluations: Positive = Field(
+        default=60, description="of `cma_es` and `optuna`: points that are judged"
+    )
+    axes: dict[Text, Annotated[list[Text], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="of `optuna`: what is traded off, such as `{retrieval: [questions], "
+        "similarity: [sts-a, sts-b]}`: names for tasks whose mean is one axis; the tasks are "
+        "those of `dev`, or of the probe set where the loss is judged by",
+    )
 
     def rate(self) -> float:
         """The learning rate at the first step."""

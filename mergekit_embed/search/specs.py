@@ -15,7 +15,9 @@ from ..train.specs import TrainingPlan
 
 Doubles = NDArray[np.float64]
 
-StrategyName = Literal["gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es"]
+StrategyName = Literal[
+    "gradient", "few_shot", "greedy_soup", "forward_selection", "cma_es", "optuna"
+]
 """How points are proposed."""
 
 GroupsName = Literal["model", "block", "layer", "module", "component"]
@@ -49,10 +51,14 @@ class SearchSpec:
         held_out: the part of its batches that points are judged on and that give no gradient.
         objective: what is judged by: the mean loss of a probe set, the mean of dev tasks (its
             negative, as everything searched for is small), or their Borda count.
+        balanced: whether tasks count alike in the loss, and not batches.
         time_limit: seconds; None for none.
         temperature: of `few_shot`.
-        dev: folders of dev tasks.
-        bounds: of `cma_es`: the least and the most of every parameter; `evaluations`: its points.
+        dev: folders of dev tasks; `drops_overlap`: rows of the probe set that they have are left
+            out, and no error.
+        bounds: the least and the most of every parameter, for strategies that search within a
+            box; `evaluations`: their points.
+        axes: names for tasks whose means are traded off against each other.
     """
 
     recipe: Recipe
@@ -66,16 +72,29 @@ class SearchSpec:
     max_length: int
     held_out: float
     seed: int
+    balanced: bool
     time_limit: float | None
     temperature: float
     dev: tuple[Path, ...]
+    drops_overlap: bool
     bounds: Mapping[str, tuple[float, float]]
     evaluations: int
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def boxed(self) -> bool:
+        """Whether parameters are searched within bounds, with a merge for every point."""
+        return self.strategy in {"cma_es", "optuna"}
+
+    @property
+    def sign(self) -> float:
+        """1 where small values of tasks are good, -1 where large ones are."""
+        return 1.0 if self.objective == "loss" else -1.0
 
     @property
     def searched(self) -> frozenset[str]:
         """The parameters that are found."""
-        if self.strategy == "cma_es":
+        if self.boxed:
             return frozenset(self.bounds)
         positioned = self.recipe.method.name == "self_positioning"
         return frozenset({"weight", "lambda"} if positioned else {"weight"})
@@ -88,7 +107,7 @@ class Point:
     Attributes:
         weights: float64 (G, K), what the method calls `weight`.
         factor: float64 (G,), what it calls `lambda`; 1 where it has none.
-        others: parameters by name that `cma_es` searches, the same for all tensors.
+        others: parameters by name that are searched within bounds, the same for all tensors.
     """
 
     weights: Doubles

@@ -40,7 +40,7 @@ def starting_point(spec: SearchSpec, jobs: Sequence[Job], grouping: Grouping) ->
         weights.append(found[0][:-1])
         factors.append(found[0][-1])
     point = Point(np.stack(weights), np.array(factors), _others(spec, jobs[0]))
-    if spec.strategy == "cma_es":
+    if spec.boxed:
         return point
     if not _says_weights(recipe) and recipe.method.name != "self_positioning":
         point = Point(np.full_like(point.weights, 1.0 / point.weights.shape[1]), point.factor)
@@ -59,7 +59,7 @@ def _values(job: Job) -> Doubles:
 
 
 def _others(spec: SearchSpec, job: Job) -> dict[str, float]:
-    """What `cma_es` searches beside weights, where the recipe has it; means over members."""
+    """What is searched within bounds beside weights, as the recipe has it; means over members."""
     assert job.parameters is not None
     names = [name for name in spec.bounds if name != "weight"]
     return {name: float(np.mean(job.parameters[name])) for name in names}

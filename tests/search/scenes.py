@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from click.testing import CliRunner
+from helpers import Ran
 from ruamel.yaml import YAML
 from tiny_models import WORDS, build_minilm, perturb
 from train.plans import write_rows
 
+from mergekit_embed.cli.search import search as command
 from mergekit_embed.engine.reader import Reader
 from mergekit_embed.search.load import load_search
 from mergekit_embed.search.loop import Searching, Silent
@@ -68,6 +71,23 @@ def write_recipe(path: Path, content: Any) -> Path:
     return path
 
 
+def dev_folders(root: Path) -> list[str]:
+    """Two tasks beside a recipe: similarity, and retrieval."""
+    drawn = random.Random(7)
+
+    def text() -> str:
+        return " ".join(drawn.choices(WORDS, k=5))
+
+    pairs = [{"sentence1": text(), "sentence2": text(), "score": drawn.random()} for _ in range(30)]
+    write_rows(root / "dev" / "pairs" / "pairs.jsonl", pairs)
+    found = root / "dev" / "found"
+    write_rows(found / "queries.jsonl", [{"id": f"q{i}", "text": text()} for i in range(10)])
+    write_rows(found / "corpus.jsonl", [{"id": f"d{i}", "text": text()} for i in range(20)])
+    relevant = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(10)]
+    write_rows(found / "qrels.jsonl", relevant)
+    return ["dev/pairs", "dev/found"]
+
+
 @contextmanager
 def opened_scene(
     recipe: Path, cache: str | int = "auto", *, double: bool = False
@@ -80,6 +100,14 @@ def opened_scene(
         if double:
             scene.embedder.model.double()
         yield spec, scene
+
+
+def boom_search(*arguments: str | Path) -> Ran:
+    """Run `boom-search` in this process; an exception that it should have reported is raised."""
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ran(result.exit_code, result.stdout, result.stderr)
 
 
 @dataclass
@@ -109,6 +137,9 @@ class Planted:
 
     def judge(self) -> Evaluation:
         return Evaluation(self._distance())
+
+    def start_from(self, tasks: Mapping[str, float]) -> None:
+        """There are none."""
 
 
 def searching_of(spec: SearchSpec, scene: Scene, objective: Any) -> Searching:

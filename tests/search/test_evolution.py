@@ -15,6 +15,7 @@ from mergekit_embed import merge
 from mergekit_embed.errors import RecipeError
 from mergekit_embed.recipe import load
 from mergekit_embed.search import search
+from mergekit_embed.search.box import Box
 from mergekit_embed.search.by_merging import Merger
 from mergekit_embed.search.evolution import Evolving
 from mergekit_embed.search.load import load_search
@@ -36,7 +37,7 @@ def evolved(root: Path, method: str = "ties", **search: Any) -> Path:
 def test_it_finds_the_least_of_a_bowl() -> None:
     bounds = {"weight": (0.0, 2.0), "lambda": (0.0, 2.0)}
     start = Point(np.ones((1, 3)), np.ones(1), {"lambda": 0.3})
-    strategy = Evolving(bounds, start, 400, 0)
+    strategy = Evolving(Box(bounds, start), 400, 0)
     planted = np.array([0.3, 1.4, 0.9, 1.2])
     best = np.inf
     while (proposal := strategy.propose()) is not None:
@@ -63,7 +64,7 @@ def test_it_asks_for_the_same_points_after_a_break() -> None:
     start = Point(np.ones((1, 3)), np.ones(1), {"density": 0.5})
 
     def fresh() -> Evolving:
-        return Evolving({"density": (0.1, 1.0), "lambda": (0.0, 1.0)}, start, 100, 3)
+        return Evolving(Box({"density": (0.1, 1.0), "lambda": (0.0, 1.0)}, start), 100, 3)
 
     whole = values(fresh(), 20)
     first = fresh()

@@ -16,7 +16,7 @@ from mergekit_embed.recipe.reference import json_schema
 from mergekit_embed.search import load_search, search
 from mergekit_embed.search.reference import markdown
 
-from .test_dev import dev_folders
+from .scenes import dev_folders
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes" / "search").glob("*.yaml"))
@@ -45,10 +45,9 @@ def test_every_recipe_that_we_ship_searches(file: Path, place: Path) -> None:
     assert spec.recipe.output == f"merged/{file.stem}"
     data = json.loads(json.dumps(load(recipe).source.data))
     jsonschema.validate(data, json_schema())
-    few = {"batch_size": 8} | (
-        {"steps": 2, "evaluate_every": 1} if spec.strategy == "gradient" else {}
-    )
-    few |= {"evaluations": 3} if spec.strategy == "cma_es" else {}
+    few = {"batch_size": 8} if spec.probe else {}
+    few |= {"steps": 2, "evaluate_every": 1} if spec.strategy == "gradient" else {}
+    few |= {"evaluations": 3} if spec.boxed else {}
     data["search"] |= few
     with recipe.open("w") as stream:
         YAML().dump(data, stream)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from helpers import Ran, boom_merge
+from helpers import boom_merge
 from lora import adapt
 from safetensors.torch import load_file
 from tiny_models import build_minilm
@@ -24,7 +23,6 @@ from train.plans import write_rows
 
 import mergekit_embed.search.loop
 from mergekit_embed import merge
-from mergekit_embed.cli.search import search as command
 from mergekit_embed.errors import (
     DataError,
     NonFiniteError,
@@ -35,22 +33,15 @@ from mergekit_embed.errors import (
 )
 from mergekit_embed.publish.lineage import read_lineage
 from mergekit_embed.recipe import load
-from mergekit_embed.search import search
+from mergekit_embed.search import load_search, search
 from mergekit_embed.search.loop import Silent
 from mergekit_embed.search.objective import ProbeLoss
+from mergekit_embed.search.prepare import open_probe
 from mergekit_embed.search.state import STATE
 
-from .scenes import DATA, opened_scene, recipe_of, write_recipe
+from .scenes import DATA, boom_search, opened_scene, recipe_of, write_recipe
 
 ROOT = Path(__file__).parents[2]
-
-
-def boom_search(*arguments: str | Path) -> Ran:
-    """Run `boom-search` in this process; an exception that it should have reported is raised."""
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
 
 
 # --- what is found --------------------------------------------------------------------------------
@@ -199,6 +190,35 @@ def test_strategies_that_only_judge(family_folder: Path, strategy: str) -> None:
     merge(found.recipe, family_folder / "merged")
 
 
+@pytest.mark.parametrize("balance", ["tasks", "batches"])
+def test_steps_mean_what_is_judged(family_folder: Path, balance: str) -> None:
+    """The mean loss of the steps of an epoch is the value that is judged, on the same batches."""
+    recipe = recipe_of(family_folder, held_out=0, balance=balance)
+    rows = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i % 5} for i in range(80)]
+    write_rows(family_folder / "similar.jsonl", rows)  # twice as many as of the others
+    with opened_scene(recipe) as (spec, scene):
+        found = open_probe(spec)
+        assert found is not None
+        objective = ProbeLoss(
+            scene.embedder.model, found.datasets, found.rows, 0, balanced=spec.balanced
+        )
+        judged = objective.judge()
+        count = len(found.rows.taught)
+        assert count == 5 + 10 + 5
+        steps = [objective.step(number) for number in range(count)]
+        assert sum(steps) / count == pytest.approx(judged.value, rel=1e-5)
+        if balance == "tasks":
+            assert judged.value == pytest.approx(1.0)
+            scene.position.put(np.ones((len(scene.jobs), 3)))
+            moved = objective.judge()
+            ratios = [moved.tasks[task] / judged.tasks[task] for task in judged.tasks]
+            assert moved.value == pytest.approx(np.mean(ratios))
+        else:
+            sizes = {"retrieval": 5, "sts": 10, "classification": 5}
+            total = sum(sizes[task] * loss for task, loss in judged.tasks.items())
+            assert judged.value == pytest.approx(total / count)
+
+
 # --- what stops a search -------------------------------------------------------------------------
 
 
@@ -302,7 +322,7 @@ def test_a_search_that_was_killed_continues_to_the_same_end(family_folder: Path)
         """
         import os, signal, sys
         import mergekit_embed.search.loop as loop
-        from mergekit_embed.search import search
+        from mergekit_embed.search import load_search, search
         loop.SAVE_EVERY = 0.0
         class Kill(loop.Silent):
             def stepped(self, number, loss):
@@ -384,6 +404,13 @@ def test_rows_of_a_dev_task_are_told(family_folder: Path) -> None:
     write_rows(dev / "queries.jsonl", [{"id": "1", "text": first["query"].upper()}])
     with pytest.raises(DataError, match=r"questions.jsonl:5: is in the dev task too .*queries"):
         search(recipe_of(family_folder, dev=["dev"]), family_folder / "out", device="cpu")
+    spec = load_search(recipe_of(family_folder, dev=["dev"], overlap="drop"))
+    found = open_probe(spec)
+    assert found is not None
+    assert found.rows.dropped == 1
+    kept = found.rows.rows.rows["questions"]
+    assert sorted(kept) == [number for number in range(40) if number != 4]
+    assert all(4 not in b.numbers for b in found.rows.taught if b.names == ("questions",))
 
 
 def test_a_cache_is_a_size(family_folder: Path) -> None:

@@ -1,0 +1,190 @@
+"""Gram matrices that were measured before, kept for merges of the same members.
+
+They lie in `$XDG_CACHE_HOME/mergekit_embed/grams` (`~/.cache` by default), a small JSON file for
+each set of weight files, named after what tells one state of these files from another: path, device
+and inode, size, and the times of the last change of content and of status. The last cannot be set
+back, so a file that was changed and given its old time is another file too.
+
+A matrix does not depend on the order in which the members are named, so it is kept in the order of
+the tensors' own names and turned into that of the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..methods import Gram
+from .fingerprint import NUMERICS, Described, as_text
+from .hashing import digest_of
+from .plan import Job, Plan
+from .stamps import Stamp
+
+FRESH_NS = 2 * 10**9
+"""A file that was written less than this before the measurement could change again unnoticed, since
+file systems tell times no finer than this."""
+
+MOST_FILES = 100
+"""Files of matrices that are kept; the ones used longest ago go first."""
+
+
+def folder() -> Path:
+    """Where matrices are kept."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    return (root if root.is_absolute() else Path.home() / ".cache") / "mergekit_embed" / "grams"
+
+
+class Remembered:
+    """What is kept for some plans; read when it is first asked for. Safe from any thread.
+
+    Attributes:
+        remarks: what could not be used, and why.
+    """
+
+    def __init__(self, plans: Sequence[Plan]):
+        self._plans = {id(plan): plan for plan in plans}
+        self._kept: dict[int, tuple[Described, Mapping[str, Gram]]] = {}
+        self._lock = threading.Lock()
+        self.remarks: list[str] = []
+
+    def gram(self, plan: Plan, job: Job, *, absolute: bool) -> Gram | None:
+        """The Gram matrix of a job's tensor, in the order of its sources; None: not known.
+
+        With `absolute` only one that comes with the lengths in L1 will do.
+        """
+        with self._lock:
+            if id(plan) not in self._kept:
+                self._kept[id(plan)] = Described(), self._read(plan)
+            described, grams = self._kept[id(plan)]
+            if not grams:
+                return None
+            key, order = _named(described, job)
+        found = grams.get(key)
+        if found is None or (absolute and found.absolute is None):
+            return None
+        back = np.argsort(order, kind="stable")
+        matrix = found.matrix[np.ix_(back, back)]
+        return Gram(
+            matrix, found.absolute[back] if absolute and found.absolute is not None else None
+        )
+
+    def _read(self, plan: Plan) -> Mapping[str, Gram]:
+        name = _name_of(plan, latest=time.time_ns())
+        path = folder() / f"{name}.json"
+        if name is None or not path.is_file():
+            return {}
+        try:
+            found = _parsed(path.read_text(encoding="utf-8"))
+            with suppress(OSError):  # of a folder that others may only read
+                os.utime(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.remarks.append(f"{path} is broken and was not used ({error}); it may be deleted")
+            return {}
+        return found
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps what is measured of a plan's tensors, under how the files were before.
+
+    `name` is None where it could not be told later whether they have changed.
+    """
+
+    plan: Plan
+    name: str | None
+
+    def keep(self, grams: Mapping[str, Gram]) -> str | None:
+        """Keep matrices by the names of their jobs; what went wrong, if anything did."""
+        if self.name is None:
+            return None
+        described = Described()
+        found: dict[str, Any] = {}
+        for job in self.plan.jobs:
+            gram = grams.get(job.name)
+            if gram is None or not np.isfinite(gram.matrix).all():
+                continue
+            key, order = _named(described, job)
+            absolute = None if gram.absolute is None else gram.absolute[order].tolist()
+            found[key] = [gram.matrix[np.ix_(order, order)].tolist(), absolute]
+        path = folder() / f"{self.name}.json"
+        try:
+            _write(path, found)
+        except OSError as error:
+            return f"{path}: the Gram matrices could not be kept ({error.strerror})"
+        return None
+
+
+def keeper(plan: Plan) -> Keeper:
+    """Take note of the files of a plan, before anything is read from them."""
+    return Keeper(plan, _name_of(plan, latest=time.time_ns() - FRESH_NS))
+
+
+def _name_of(plan: Plan, latest: int) -> str | None:
+    """Names the state of all files of a plan.
+
+    None where one is gone, not as it was when the plan was made, or was changed after `latest`.
+    """
+    states = []
+    for path, stamp in sorted(plan.inputs.items()):
+        try:
+            status = path.stat()
+        except OSError:  # the merge itself will say so
+            return None
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        if Stamp.of(status) != stamp or changed > latest:
+            return None
+        states.append([str(path.absolute()), *stamp, status.st_ctime_ns])
+    return digest_of(as_text([NUMERICS, states]).encode())
+
+
+def _named(described: Described, job: Job) -> tuple[str, list[int]]:
+    """The name of a job's matrix, and the job's sources in the order in which it is kept."""
+    names = [described.tensor(source) for source in job.sources]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    origin = None if job.origin is None else described.tensor(job.origin)
+    return digest_of(as_text([[names[k] for k in order], origin]).encode()), order
+
+
+def _parsed(text: str) -> dict[str, Gram]:
+    """The content of a file.
+
+    Raises:
+        ValueError, KeyError, TypeError: when it is broken.
+    """
+    content = json.loads(text)
+    if content["digest"] != digest_of(as_text(content["grams"]).encode()):
+        raise ValueError("its digest is another")
+    return {
+        key: Gram(np.array(matrix), None if absolute is None else np.array(absolute))
+        for key, (matrix, absolute) in content["grams"].items()
+    }
+
+
+def _write(path: Path, grams: Mapping[str, Any]) -> None:
+    """Write a file whole, with what is in it already; Python writes float64 so that none changes.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        text = path.read_text(encoding="utf-8")
+        known = json.loads(text)["grams"] if _parsed(text) else {}
+    merged = {**known, **grams}
+    content = {"digest": digest_of(as_text(merged).encode()), "grams": merged}
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content), encoding="utf-8")
+    beside.replace(path)
+    kept = sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)
+    for old in kept[:-MOST_FILES]:
+        old.unlink(missing_ok=True)
