@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from . import cards
 from .console import duration_of, show_notes, shown_progress, size_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def run_one(planned: AdapterPlan, *, dry_run: bool, as_json: bool, quiet: bool) 
 
     with shown_progress(quiet=quiet or as_json) as progress:
         result = merge_adapters(planned, progress=progress)
+    cards.write([result.path])
     if as_json:
         recipe = planned.recipe.source.shown
         click.echo(json.dumps({"status": "done", "recipe": recipe, **_as_dict(result)}))

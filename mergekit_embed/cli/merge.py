@@ -203,7 +203,6 @@ def merge(
 
                 with reported(report, planned, device) as write:
                     write(_merge_all(planned, run_as, as_json=as_json, quiet=quiet))
-            cards.write(one.output for one in planned)
             repeats.compare(again.values(), planned, quiet=quiet or as_json)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None
@@ -290,6 +289,7 @@ def _merge_models(
 
     with shown_progress(quiet=quiet or as_json) as progress:
         results = execute(planned, progress=progress, **run_as)
+    cards.write(one.path for one in results)
     for one, result in zip(planned, results, strict=True):
         if as_json:
             named = {"recipe": one.recipe.source.shown, **point_of(one)}

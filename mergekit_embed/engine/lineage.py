@@ -198,12 +198,31 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+MAX_ANCESTORS = 6_000_000
+"""Characters of the lineages of ancestors: what is read of a JSON file has an end too."""
+
+
 def _ancestors(inputs: Iterable[Input]) -> dict[str, Any]:
-    """The lineages of the models, and of theirs, each once, by their digests."""
+    """The lineages of the models, and of theirs, each once, by their digests: the nearest first.
+
+    The farthest are left out where a family has grown so large that nobody could read all of it.
+    """
+    parents = [one.parent for one in inputs if one.parent is not None]
+    nearest = [
+        (one["digest"], {k: v for k, v in one.items() if k != "ancestors"}) for one in parents
+    ]
+    farther = [pair for one in parents for pair in one["ancestors"].items()]
     found: dict[str, Any] = {}
-    for one in inputs:
-        if one.parent is not None:
-            own = {key: value for key, value in one.parent.items() if key != "ancestors"}
-            for digest, ancestor in {one.parent["digest"]: own, **one.parent["ancestors"]}.items():
-                found.setdefault(digest, ancestor)
+    size = 0
+    for digest, lineage in (*nearest, *farther):
+        if digest not in found:
+            size += len(json.dumps(lineage, indent=2))
+            if size > MAX_ANCESTORS:
+                break
+            found[digest] = lineage
     return found
+
+
+def _alone(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """A lineage without those of its ancestors."""
+    return {key: value for key, value in lineage.items() if key != "ancestors"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import RecipeError
 from ..recipe.bombs import refuse_bomb, refuse_deep
+from .told import is_path
 
 CARD = "README.md"
 
@@ -21,7 +22,16 @@ METADATA = re.compile(rb"\A\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTAL
 """The block of YAML that a card begins with."""
 
 NAME = re.compile(r"[\w.+/-]{1,100}")
-"""What licences, languages and data sets are called on the Hub; nothing else is passed on."""
+"""What licences, languages and data sets are called on the Hub; nothing else is passed on, and no
+path is."""
+
+WANTED = re.compile(
+    r"^(?:license|license_name|language|datasets):.*(?:\n(?![A-Za-z]).*)*", re.MULTILINE
+)
+"""The keys that are read, each to the next one: results of benchmarks may be thousands of lines."""
+
+MAX_WANTED = 2**14
+"""Characters of these keys."""
 
 LISTS = {"language": "languages", "datasets": "datasets"}
 
@@ -58,7 +68,7 @@ def _parsed(block: bytes, shown: str) -> dict[str, Any]:
     from ruamel.yaml.error import YAMLError
 
     try:
-        text = block.decode()
+        text = "\n".join(WANTED.findall(block.decode().replace("\r\n", "\n")))[:MAX_WANTED]
         refuse_deep(text, shown)
         if "&" in text and "*" in text:
             refuse_bomb(YAML(typ="rt").compose(text), shown)
@@ -72,4 +82,5 @@ def _names(value: Any) -> list[str]:
     """A name, or a list of them; `no` is a language, which YAML takes for false."""
     listed = value if isinstance(value, list) else [value]
     spelled = ["no" if one is False else one for one in listed[:MOST]]
-    return [one for one in spelled if isinstance(one, str) and NAME.fullmatch(one)]
+    names = [one for one in spelled if isinstance(one, str) and NAME.fullmatch(one)]
+    return [one for one in names if not is_path(one)]

@@ -84,7 +84,7 @@ def update_card(folder: str | Path, results: Sequence[EvalResult]) -> Path:
 
     Args:
         folder: the model's.
-        results: what it reaches on benchmarks.
+        results: what it reaches on benchmarks; none take away those that are there.
 
     Raises:
         CheckpointError: when the card cannot be read, or there is neither a card nor a lineage.
@@ -96,6 +96,8 @@ def update_card(folder: str | Path, results: Sequence[EvalResult]) -> Path:
         return write_card(root, results)
     data, body = _parts(root / CARD, there)
     texts = {"evaluation": card_text.evaluation(results)}
+    if not results:
+        data.pop("model-index", None)
     return _write(root, _with_results(data, None, results, root), _placed(body, texts))
 
 

@@ -8,9 +8,9 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from ..recipe.suited import lists_of_models
-from .card_data import Licence, givers
+from .card_data import Licence
 from .lineage import Lineage
-from .lineage_tree import Branch
+from .lineage_tree import Branch, members_of, starts_at_base
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -52,7 +52,7 @@ def usage(name: str, library: str, base: str | None) -> str:
 def mixture(lineage: Lineage) -> str:
     """What the model is made of: a table with a bar for what each member weighs."""
     method = lineage.recipe["merge_method"]
-    rows = list(_shares(lineage.recipe))
+    rows = _shares(lineage.recipe)
     weighs = all(share is not None for _, share in rows)
     head = "| model | share | |\n| --- | ---: | --- |" if weighs else "| model |\n| --- |"
     lines = []
@@ -61,26 +61,24 @@ def mixture(lineage: Lineage) -> str:
         if weighs and share is not None:
             cells += [f"{100 * share:.1f} %", "\u2588" * round(WIDTH * max(share, 0.0))]
         lines.append(f"| {' | '.join(cells)} |")
-    base = lineage.recipe.get("base_model")
-    told = f"\n\nDeltas start at {_linked(_shown(base), lineage)}." if base is not None else ""
+    told = ""
+    if starts_at_base(lineage.recipe):
+        told = f"\n\nDeltas start at {_linked(_shown(lineage.recipe['base_model']), lineage)}."
     named = f"Merged by `{method}`."
     return f"## What it is made of\n\n{named}\n\n{head}\n" + "\n".join(lines) + told
 
 
-def _shares(recipe: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+def _shares(recipe: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     """The members, and what each weighs of the whole; None where weights are no plain numbers."""
-    base = recipe.get("base_model")
-    entries = [entry for _, models in lists_of_models(recipe) for entry in models]
-    members = [one for one in entries if base is None or one["model"] != base] or entries
+    entries = members_of(recipe)
     common = (recipe.get("parameters") or {}).get("weight")
-    weights = [(one.get("parameters") or {}).get("weight", common) for one in members]
+    weights = [(one.get("parameters") or {}).get("weight", common) for one in entries]
     plain = [float(w) for w in weights if isinstance(w, int | float) and w >= 0]
     total = sum(plain)
-    shared = len(plain) == len(weights) and total > 0 and "slices" not in recipe
-    shares: list[float | None] = [None] * len(members)
-    if shared:
+    shares: list[float | None] = [None] * len(entries)
+    if len(plain) == len(weights) and total > 0 and "slices" not in recipe:
         shares = [weight / total for weight in plain]
-    yield from zip((_shown(one["model"]) for one in members), shares, strict=True)
+    return list(zip((_shown(one["model"]) for one in entries), shares, strict=True))
 
 
 def _shown(model: Any) -> str:
@@ -174,8 +172,8 @@ def fenced(text: str, language: str) -> str:
 
 def opening(lineage: Lineage, dimension: int | None) -> str:
     """What the model is, in a sentence."""
-    base = lineage.recipe.get("base_model")
-    count = sum(one["name"] != base for one in givers(lineage))
+    count = len(members_of(lineage.recipe))
     kind = "adapter" if lineage.result == "adapter" else "text-embedding model"
     size = f" It makes a vector of {dimension} numbers of a text." if dimension else ""
-    return f"This {kind} was merged from {count} models by mergekit_embed.{size}"
+    models = f"{count} model{'s' if count > 1 else ''}"
+    return f"This {kind} was merged from {models} by mergekit_embed.{size}"

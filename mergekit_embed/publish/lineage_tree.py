@@ -13,6 +13,7 @@ from ..engine.destination import is_model
 from ..engine.lineage_names import public_name
 from ..engine.lineage_records import TRAINING, training_of
 from ..errors import CheckpointError
+from ..methods import available
 from ..recipe.suited import lists_of_models
 from .lineage import find_lineage
 
@@ -104,15 +105,14 @@ class _Tree:
         recipes: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Branch]:
         """The models of a recipe in its order, each once for every place it has there."""
-        base = recipe.get("base_model")
-        for _, entries in lists_of_models(recipe):
-            for entry in entries:
-                if entry["model"] != base or base is None:
-                    yield self._named(entry["model"], "member", _said(entry), models, recipes)
-                if "statistics" in entry:
-                    yield Branch(entry["statistics"], "statistics")
-        if base is not None:
-            yield self._named(base, "base", (), models, recipes)
+        members, base = members_of(recipe), recipe.get("base_model")
+        for entry in members:
+            yield self._named(entry["model"], "member", _said(entry), models, recipes)
+            if "statistics" in entry:
+                yield Branch(entry["statistics"], "statistics")
+        if base is not None and all(entry["model"] != base for entry in members):
+            role = "base" if starts_at_base(recipe) else "base, for its files"
+            yield self._named(base, role, (), models, recipes)
 
     def _named(
         self,
@@ -148,6 +148,26 @@ class _Tree:
         return Branch(found.name, role, (*said, *changed, *found.facts), found.branches)
 
 
+def starts_at_base(recipe: Mapping[str, Any]) -> bool:
+    """Whether what is merged are differences from the base; it may be there for its files alone."""
+    method = available().get(recipe["merge_method"])
+    known = method is None or method.base in {"origin", "optional origin"}
+    return known and recipe.get("base_model") is not None
+
+
+def members_of(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of a recipe that are members, for the base may be listed without being one."""
+    entries = [entry for _, models in lists_of_models(recipe) for entry in models]
+    base = recipe.get("base_model")
+    if starts_at_base(recipe):
+        return [one for one in entries if one["model"] != base]
+    method = available().get(recipe["merge_method"])
+    first = method is not None and method.base == "first member" and base is not None
+    if first and all(one["model"] != base for one in entries):
+        return [{"model": base}, *entries]
+    return entries
+
+
 def _model(model: Mapping[str, Any], role: str, said: tuple[str, ...]) -> Branch:
     """A model that was not merged, as far as is known."""
     training = model.get("training")
@@ -164,7 +184,7 @@ def _model(model: Mapping[str, Any], role: str, said: tuple[str, ...]) -> Branch
 
 
 def _method(recipe: Mapping[str, Any]) -> str:
-    count = sum(len(models) for _, models in lists_of_models(recipe))
+    count = len(members_of(recipe))
     return f"{recipe['merge_method']} of {count} model{'s' if count > 1 else ''}"
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +21,7 @@ from huggingface_hub import EvalResult, ModelCard
 from lora import BERT_LINEAR, adapt
 
 import mergekit_embed
+from mergekit_embed.engine.lineage_cards import card_of
 from mergekit_embed.errors import CheckpointError, OutputError
 from mergekit_embed.publish.card import check_card, update_card, write_card
 from mergekit_embed.publish.card_data import licence_of
@@ -140,6 +144,17 @@ def test_the_mixture_shows_what_members_weigh() -> None:
     assert "%" not in section("mixture")
 
 
+def test_a_base_is_a_member_where_the_method_says_so() -> None:
+    carded("m1", base_model="base", merge_method="slerp", parameters={"t": 0.5})
+    assert "| `base` |\n| `m1` |" in section("mixture")
+    assert "merged from 2 models" in section("about")
+    carded("base", "m1", base_model="base")
+    assert "| `base` | 50.0 % |" in section("mixture")
+    carded("base", "m1", base_model="base", merge_method="task_arithmetic")
+    assert "| `base` |" not in section("mixture")
+    assert "merged from 1 model by" in section("about")
+
+
 def test_the_recipe_of_the_card_is_that_of_the_merge() -> None:
     inner = {"merge_method": "slerp", "parameters": {"t": 0.3}, "models": listed("m2", "m3")}
     write_recipe(Path("inner.yaml"), inner)
@@ -233,6 +248,7 @@ def test_a_member_without_a_card_is_under_the_licence_of_what_it_was_trained_fro
         "---\na: &a [x]\nb: &b [*a, *a]\n" + "c: [*b, *b]\n---\n",
         "---\n" + "[" * 2000 + "\n---\n",
         "---\nlicense: '<script>'\n---\n",
+        "---\ndatasets: [/home/me/rows, a/b/c]\nlicense: ./LICENCE\n---\n",
         b"---\n\xff\xfe\n---\n".decode("latin-1"),
     ],
 )
@@ -241,6 +257,18 @@ def test_a_member_s_broken_card_names_nothing_and_stops_nothing(text: str) -> No
         Path(name, "README.md").write_bytes(text.encode("latin-1"))
     data = carded("m1", "m2").data.to_dict()
     assert not data.keys() & {"license", "language", "datasets"}
+
+
+def test_thousands_of_results_in_a_card_take_no_time() -> None:
+    rows = "".join(
+        f"  - task: {{type: Retrieval}}\n    metrics:\n    - value: {n}\n" for n in range(9000)
+    )
+    listed = "language:\n- en\n- de\nlicense: mit\r\ndatasets: [a/b,\n  c/d]\ntags: [x]"
+    described("m1", f"model-index:\n- results:\n{rows}{listed}")
+    began = time.process_time()
+    found = card_of(Path("m1"))
+    assert time.process_time() - began < 0.5
+    assert found == {"license": "mit", "languages": ["en", "de"], "datasets": ["a/b", "c/d"]}
 
 
 # --- results, and what people write -------------------------------------------------------
@@ -274,6 +302,8 @@ def test_results_may_be_put_in_again_and_again() -> None:
     assert "NFCorpus" not in CARD.read_text()
     update_card(OUT, [result("NFCorpus")])
     assert CARD.read_text() == first
+    update_card(OUT, [])
+    assert CARD.read_text() == before
 
 
 def test_what_people_write_stays() -> None:
@@ -400,3 +430,15 @@ def test_the_hub_may_be_asked_itself(validator: list[dict[str, Any]]) -> None:
     check_card(OUT, online=True)
     assert [one["path"] for one in validator] == ["/api/validate-yaml"] * 2
     assert validator[0]["repoType"] == "model"
+
+
+def test_a_reader_who_goes_away_does_not_cost_the_card() -> None:
+    recipe("m1", "m2")
+    code = "from mergekit_embed.cli.merge import main; main()"
+    ran = subprocess.Popen(
+        [sys.executable, "-c", code, "recipe.yaml", "-o", "out"], stdout=subprocess.PIPE
+    )
+    assert ran.stdout is not None
+    ran.stdout.close()
+    ran.wait(60)
+    assert CARD.is_file()

@@ -216,6 +216,21 @@ def test_a_hundredth_generation_is_no_deeper_than_the_first() -> None:
     assert len(merged(recipe("g0", "m3"))["ancestors"]) == 101
 
 
+def test_of_a_family_that_has_grown_too_large_the_farthest_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digests, sizes = [], []
+    for members, name in ((("m1",), "first"), (("first",), "second"), (("second",), "third")):
+        content = merged(recipe(*members, "m3"), Path(name))
+        own = {key: value for key, value in content.items() if key != "ancestors"}
+        digests.append(content["digest"])
+        sizes.append(len(json.dumps(own, indent=2)))
+    monkeypatch.setattr("mergekit_embed.engine.lineage.MAX_ANCESTORS", sum(sizes[1:]))
+    content = merged(recipe("third", "m2"))
+    assert list(content["ancestors"]) == digests[:0:-1]
+    assert [one.name for one in tree_of(OUT).branches] == ["third", "m2"]
+
+
 def test_a_model_that_was_changed_since_its_merge_is_told_as_such() -> None:
     merged(recipe("m1", "m2"), Path("first"))
     with changed_tensors(Path("first")) as tensors:
@@ -549,6 +564,16 @@ def test_the_tree_shows_what_a_model_was_made_from(trained: Path) -> None:
         f"├── first   see {first}",
         "└── base   base",
     ]
+
+
+def test_a_base_is_told_once_and_as_what_it_is() -> None:
+    merged(recipe("m1", base_model="base", merge_method="slerp", parameters={"t": 0.5}))
+    assert [(one.name, one.role) for one in tree_of(OUT).branches] == [
+        ("base", "member"),
+        ("m1", "member"),
+    ]
+    merged(recipe("m1", "m2", base_model="base"), Path("files"))
+    assert tree_of("files").branches[-1].role == "base, for its files"
 
 
 def test_json_has_the_tree_and_the_lineage() -> None:

@@ -31,6 +31,7 @@ from mergekit_embed.errors import (
     RecipeError,
     UsageError,
 )
+from mergekit_embed.publish.lineage import read_lineage
 from mergekit_embed.recipe import load
 from mergekit_embed.search import load_search, search
 from mergekit_embed.search.loop import Silent
@@ -122,6 +123,11 @@ def test_boom_merge_searches_first(family_folder: Path, monkeypatch: pytest.Monk
     by_itself = merge("searched/recipe/found.yaml", "again").path
     first = Path("merged/recipe/model.safetensors").read_bytes()
     assert first == (by_itself / "model.safetensors").read_bytes()
+    told = read_lineage("merged/recipe").content["search"]
+    report = json.loads(Path("searched/recipe/search.json").read_text())
+    assert told["strategy"] == "gradient"
+    assert told["value"]["best"] == report["found"]["value"]
+    assert told["probe"]["rows"] == report["probe"]["rows"]
 
 
 def test_a_merge_in_python_does_not_pass_over_a_search(family_folder: Path) -> None:

@@ -36,6 +36,7 @@ def test_a_training_and_its_merge(place: Path) -> None:
     assert ran.err.splitlines()[-1].startswith("bag-100 (2 of 2): done, step 2 of 2, loss ")
     assert ran.out.splitlines()[0].startswith(f"trained 2 members into {place / 'out' / 'members'}")
     assert ran.out.splitlines()[1] == f"merged them into {place / 'out' / 'merged'}"
+    assert "trained on" in (place / "out" / "merged" / "README.md").read_text()
     again = boom_train(wanted, "-o", place / "out")
     assert again.err == ""
     assert "members, 2 of them before   4 steps" in again.out
