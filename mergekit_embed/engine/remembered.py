@@ -44,7 +44,7 @@ def folder() -> Path:
 
 
 class Remembered:
-    """What is kept for some plans; read when it is first asked for. Safe from any thread.
+    """What is kept for these plans alone; read when it is first asked for. Safe from any thread.
 
     Attributes:
         remarks: what could not be used, and why.
@@ -62,6 +62,8 @@ class Remembered:
         With `absolute` only one that comes with the lengths in L1 will do.
         """
         with self._lock:
+            if id(plan) not in self._plans:
+                return None
             if id(plan) not in self._kept:
                 self._kept[id(plan)] = Described(), self._read(plan)
             described, grams = self._kept[id(plan)]

@@ -99,6 +99,17 @@ def test_the_order_of_the_members_does_not_matter(
     assert not measurements
 
 
+def test_verifying_measures_anew(
+    scene: Scene, cache: Path, measurements: list[str], tmp_path: Path
+) -> None:
+    look(scene)
+    merged(scene, "multislerp", tmp_path / "out")
+    measurements.clear()
+    wanted = scene.recipe("multislerp")
+    assert mergekit_embed.verify(tmp_path / "out", wanted).is_whole
+    assert measurements, "a kept matrix would vouch for itself"
+
+
 def test_a_search_takes_them_too(scene: Scene, cache: Path, measurements: list[str]) -> None:
     plan = Planner().plan(load(scene.recipe("self_positioning")), Path("out"))
     before = measured(plan, "cpu")
