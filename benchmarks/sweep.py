@@ -40,7 +40,7 @@ def merged(recipes: list[Path], target: Path) -> tuple[float, int, int]:
 
 def compared(method: str, members: list[Path], base: Path, folder: Path, runs: int) -> Any:
     """Medians of one run of the sweep and of a run for each of its points."""
-    from mergekit_embed import load_all
+    from mergekit_embed import load_recipes
 
     recipe: dict[str, Any] = {
         "merge_method": method,
@@ -50,7 +50,7 @@ def compared(method: str, members: list[Path], base: Path, folder: Path, runs: i
     sweep = folder / f"{method}.yaml"
     sweep.write_text(json.dumps({**recipe, "sweep": SWEEPS[method]}))
     points = []
-    for point in load_all(sweep):
+    for point in load_recipes(sweep):
         points.append(folder / f"{method}-{point.point}.yaml")
         points[-1].write_text(json.dumps(point.source.data))
     together, apart = [], []

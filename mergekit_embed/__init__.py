@@ -2,6 +2,7 @@
 
     import mergekit_embed
     mergekit_embed.merge("recipe.yaml", "out/merged")
+    model = mergekit_embed.load("recipe.yaml")  # merged straight into a SentenceTransformer
 
 Everything public is importable from here; what needs time to import is imported when first used.
 """
@@ -34,7 +35,13 @@ if TYPE_CHECKING:
         UsageError,
         WorkerError,
     )
-    from .recipe import Recipe, load, load_all
+    from .loading import load
+    from .publish.card import check_card, update_card, write_card
+    from .publish.lineage import Lineage, read_lineage
+    from .publish.lineage_repeat import Repeat, repeat
+    from .recipe import Recipe
+    from .recipe import load as load_recipe
+    from .recipe import load_all as load_recipes
     from .statistics import Collected, collect_statistics
 
 _HOMES = {
@@ -66,9 +73,17 @@ _HOMES = {
     "RecipeError": "errors",
     "UsageError": "errors",
     "WorkerError": "errors",
+    "check_card": "publish.card",
+    "update_card": "publish.card",
+    "write_card": "publish.card",
+    "Lineage": "publish.lineage",
+    "read_lineage": "publish.lineage",
+    "Repeat": "publish.lineage_repeat",
+    "repeat": "publish.lineage_repeat",
     "Recipe": "recipe",
-    "load": "recipe",
-    "load_all": "recipe",
+    "load": "loading",
+    "load_recipe": "recipe:load",
+    "load_recipes": "recipe:load_all",
     "Collected": "statistics",
     "collect_statistics": "statistics",
 }
@@ -82,6 +97,7 @@ __all__ = [
     "Collected",
     "DataError",
     "Extracted",
+    "Lineage",
     "MergeResult",
     "MergekitEmbedError",
     "NonFiniteError",
@@ -92,14 +108,17 @@ __all__ = [
     "Problem",
     "Recipe",
     "RecipeError",
+    "Repeat",
     "UsageError",
     "Verified",
     "WorkerError",
     "__version__",
+    "check_card",
     "collect_statistics",
     "extract_lora",
     "load",
-    "load_all",
+    "load_recipe",
+    "load_recipes",
     "merge",
     "merge_adapters",
     "merge_many",
@@ -107,14 +126,19 @@ __all__ = [
     "plan",
     "plan_adapter",
     "plan_many",
+    "read_lineage",
+    "repeat",
+    "update_card",
     "verify",
+    "write_card",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    module, _, called = _HOMES[name].partition(":")
+    return getattr(importlib.import_module(f".{module}", __name__), called or name)
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from helpers import boom_merge
+from helpers import LINEAGE, boom_merge
 from lora import adapt
 from tensor_folders import read_folder, write_statistics
 from test_docs import YAML
@@ -18,7 +18,7 @@ from tiny_models import build_minilm, build_qwen3, embed, perturb
 from train.plans import rows_of, write_rows
 from vocabularies import grow, permuted
 
-from mergekit_embed import load_all
+from mergekit_embed import load_recipes
 
 TABLE = "embeddings.word_embeddings.weight"
 LINEAR = {"minilm": ["query", "value"], "qwen3": ["q_proj", "down_proj"]}
@@ -102,7 +102,7 @@ def test_a_recipe_of_the_docs_runs(
     for file, kind in re.findall(r"path: (\S+), kind: (\w+)", block):
         write_rows(tmp_path / file, rows_of(kind, 64))
     shelf = Shelf(tmp_path, starts, by_token="tokenizer_source" in block)
-    for reference in references(load_all("shown.yaml")[0].source.data):
+    for reference in references(load_recipes("shown.yaml")[0].source.data):
         shelf.put(reference)
     for model, folder in re.findall(r"model: (\S+)\n +statistics: (\S+)", block):
         shelf.statistics("fisher" if "fisher" in block else "gram", folder, model)
@@ -115,6 +115,12 @@ def test_a_recipe_of_the_docs_runs(
             assert (Path(output) / "adapter_model.safetensors").exists()
         else:
             assert np.isfinite(embed(Path(output), ["a quick brown fox"])).all()
+    ran = boom_merge(Path(made[0], LINEAGE), "-o", "again", "-q")
+    assert (ran.code, ran.err) == (0, "")
+    for name in ("*.safetensors", "tokenizer.json"):
+        for path in Path(made[0]).rglob(name):
+            again = Path("again", path.relative_to(made[0]))
+            assert again.read_bytes() == path.read_bytes()
 
 
 def references(data: Any) -> list[str]:

@@ -202,7 +202,7 @@ MODELS: list[dict[str, Any]] = [
 def test_groups_that_make_no_sense_are_refused(recipe: dict[str, Any], message: str) -> None:
     whole = {"merge_method": "delta_guided", "base_model": "base", **recipe}
     with pytest.raises(RecipeError) as caught:
-        mergekit_embed.load(whole)
+        mergekit_embed.load_recipe(whole)
     assert message in str(caught.value)
 
 

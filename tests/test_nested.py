@@ -171,7 +171,7 @@ def test_what_is_wrong_in_a_nested_recipe_is_told_where_it_is(tmp_path: Path) ->
         "  - model: {merge_method: linea, models: [{model: x}]}\n"
     )
     with pytest.raises(RecipeError) as caught:
-        mergekit_embed.load(tmp_path / "outer.yaml")
+        mergekit_embed.load_recipe(tmp_path / "outer.yaml")
     told = {
         (Path(p.where.partition(":")[0]).name, p.where.partition(":")[2]): p.message
         for p in caught.value.problems
@@ -186,7 +186,7 @@ def test_a_recipe_made_of_itself_is_refused(tmp_path: Path) -> None:
         recipe = {"merge_method": "passthrough", "models": listed(f"{other}.yaml")}
         write_recipe(tmp_path / f"{name}.yaml", recipe)
     with pytest.raises(RecipeError, match=r"a\.yaml is made of itself"):
-        mergekit_embed.load(tmp_path / "a.yaml")
+        mergekit_embed.load_recipe(tmp_path / "a.yaml")
 
 
 def test_not_a_number_deep_inside_names_the_member(tmp_path: Path) -> None:

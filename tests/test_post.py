@@ -478,7 +478,7 @@ def test_quantised_queries_are_refused(tmp_path: Path) -> None:
 def test_edits_that_make_no_sense_are_refused(post: Any, message: str) -> None:
     recipe = {"merge_method": "linear", "models": [{"model": "a"}], "post": post}
     with pytest.raises(RecipeError) as caught:
-        mergekit_embed.load(recipe)
+        mergekit_embed.load_recipe(recipe)
     assert message in str(caught.value)
 
 
@@ -495,4 +495,4 @@ def test_the_schema_refuses_edits_too(post: Any) -> None:
 def test_a_cast_beside_out_dtype_is_refused() -> None:
     recipe = {"merge_method": "linear", "models": [{"model": "a"}], "out_dtype": "float32"}
     with pytest.raises(RecipeError, match=r"post\[0\].cast: and `out_dtype` say the same; keep"):
-        mergekit_embed.load({**recipe, "post": [{"cast": "float16"}]})
+        mergekit_embed.load_recipe({**recipe, "post": [{"cast": "float16"}]})

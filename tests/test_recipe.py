@@ -12,10 +12,11 @@ import pytest
 from conftest import Family
 from helpers import boom_merge, listed, write_recipe
 
-from mergekit_embed import PlanError, Recipe, RecipeError, load
+from mergekit_embed import PlanError, Recipe, RecipeError
 from mergekit_embed.dtypes import DType
 from mergekit_embed.engine.planner import Planner
 from mergekit_embed.engine.reader import Reader
+from mergekit_embed.recipe import load
 from mergekit_embed.recipe.reference import json_schema
 from mergekit_embed.recipe.schema import parse_size
 

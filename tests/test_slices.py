@@ -167,13 +167,13 @@ def test_layers_that_are_not_there_are_refused(deep: Path, tmp_path: Path) -> No
 )
 def test_slices_that_make_no_sense_are_refused(slices: Any, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        mergekit_embed.load({"merge_method": "linear", "slices": slices})
+        mergekit_embed.load_recipe({"merge_method": "linear", "slices": slices})
     assert message in str(caught.value)
 
 
 def test_models_and_slices_exclude_each_other() -> None:
     with pytest.raises(RecipeError, match="models: is required and not there"):
-        mergekit_embed.load({"merge_method": "linear"})
+        mergekit_embed.load_recipe({"merge_method": "linear"})
     both = {"models": [{"model": "a"}], "slices": [{"sources": [source(Path("a"), 0, 1)]}]}
     with pytest.raises(RecipeError, match="slices: and `models` exclude each other"):
-        mergekit_embed.load({"merge_method": "linear", **both})
+        mergekit_embed.load_recipe({"merge_method": "linear", **both})

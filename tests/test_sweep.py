@@ -162,7 +162,7 @@ def test_a_wrong_sweep_is_told_where_it_is(
         f"  [{{model: m1}}, {{model: m2}}]\nsweep: {sweep}\n"
     )
     with pytest.raises(RecipeError) as caught:
-        mergekit_embed.load_all("recipe.yaml")
+        mergekit_embed.load_recipes("recipe.yaml")
     (problem,) = caught.value.problems
     assert problem.where == f"recipe.yaml:{where}"
     assert message in problem.message
@@ -171,7 +171,7 @@ def test_a_wrong_sweep_is_told_where_it_is(
 def test_a_huge_grid_is_refused(models: list[str]) -> None:
     sweep = {"density": [i / 100 for i in range(1, 90)], "lambda": list(range(1, 90))}
     with pytest.raises(RecipeError, match="7,921 models"):
-        mergekit_embed.load_all(grid(models, sweep=sweep))
+        mergekit_embed.load_recipes(grid(models, sweep=sweep))
 
 
 def test_one_model_is_wanted_and_a_sweep_is_given(models: list[str]) -> None:

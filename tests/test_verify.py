@@ -34,7 +34,7 @@ from mergekit_embed.cli.boom import boom
 from mergekit_embed.engine import verify as verifying
 from mergekit_embed.engine.destination import Destination
 from mergekit_embed.engine.hashing import digest_of
-from mergekit_embed.engine.manifest import public_name
+from mergekit_embed.engine.lineage_names import public_name
 
 pytestmark = pytest.mark.usefixtures("among_models")
 
@@ -448,7 +448,7 @@ def test_a_member_of_another_layout_is_told_as_such() -> None:
     merged_files = files(OUT)
     recipe("m1", "m2", max_shard_size="40kB")
     with changed_json(OUT / MANIFEST) as told:
-        told["recipe"] = verifying.recipe_digest(mergekit_embed.load("recipe.yaml"))
+        told["recipe"] = verifying.recipe_digest(mergekit_embed.load_recipe("recipe.yaml"))
     found = mergekit_embed.verify(OUT, "recipe.yaml")
     assert {fault.message for fault in found.faults} == {
         "is laid out otherwise than the recipe and its members give now"

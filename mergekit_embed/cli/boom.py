@@ -15,9 +15,12 @@ COMMANDS = (
     "inspect",
     "search",
     "merge",
+    "eval",
+    "push",
     "extract-lora",
     "stats",
     "verify",
+    "lineage",
     "compile",
     "schema",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,34 +11,10 @@ import torch
 from torch import nn
 
 from ..engine.plan import Job, Plan
-from ..engine.run import Learned, Silent, run
-from ..kernels import Kernels, Raw, open_kernels
-from ..kernels.torch_backend import TORCH_TYPES
+from ..engine.run import Silent, run
+from ..kernels import Kernels, open_kernels
+from ..loading import IntoModel
 from .specs import Doubles, Point
-
-
-class IntoModel:
-    """Takes the result of a merge into the parameters of a model; see `engine.run.Sink`."""
-
-    def __init__(self, parameters: Mapping[str, nn.Parameter]):
-        self._parameters = parameters
-
-    def wants(self, job: Job) -> bool:
-        """See `Sink`: what is merged and what the model has."""
-        return job.parameters is not None and job.name in self._parameters
-
-    def write(self, job: Job, start: int, raw: Raw) -> None:
-        """See `Sink`."""
-        values = torch.from_numpy(np.ascontiguousarray(raw)).view(TORCH_TYPES[job.dtype])
-        flat = self._parameters[job.name].data.view(-1)
-        flat[start : start + len(values)].copy_(values)
-
-    def finished(self, job: Job, learned: Learned) -> None:
-        """See `Sink`: there is no file to close."""
-
-    def notes(self, job: Job) -> Sequence[str]:
-        """See `Sink`: nothing is there from before."""
-        return ()
 
 
 class Merger:
@@ -48,7 +24,9 @@ class Merger:
     """
 
     def __init__(self, plan: Plan, parameters: Mapping[str, nn.Parameter], device: str):
-        self._plan, self._parameters = plan, dict(parameters)
+        merged = {job.name for job in plan.jobs if job.parameters is not None}
+        self._plan = plan
+        self._parameters = {name: parameters[name] for name in merged & parameters.keys()}
         self._kernels: Kernels = open_kernels(device, small=plan.bytes_in < 10**9)
 
     def stand(self, point: Point) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,9 @@ class Embedder:
         longest = self.model.max_seq_length
         if max_length is not None:
             self.model.max_seq_length = min(max_length, longest or max_length)
-        self.keys, self.unknown = _keys(self.model, self.checkpoint)
+        self.keys, self.unknown = stored_names(
+            self.model, self.checkpoint, lambda module: module.named_parameters()
+        )
 
     def features(self, role: Role, texts: Sequence[str]) -> Features:
         """Texts as the model takes them, with the prompt that it has for them."""
@@ -86,7 +88,7 @@ def _load(checkpoint: Checkpoint, device: str) -> SentenceTransformer:
 
     chosen = choose_device(device)
     try:
-        with _quietly():
+        with quietly():
             model = SentenceTransformer(
                 str(checkpoint.root),
                 device=str(chosen),
@@ -102,7 +104,7 @@ def _load(checkpoint: Checkpoint, device: str) -> SentenceTransformer:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the progress bar of loading weights, which would stand beside ours."""
     from transformers.utils import logging
 
@@ -117,7 +119,24 @@ def _quietly() -> Iterator[None]:
             show()
 
 
-def _keys(model: SentenceTransformer, checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
+def stored_names(
+    model: SentenceTransformer,
+    checkpoint: Checkpoint,
+    tensors_of: Callable[[torch.nn.Module], Iterable[tuple[str, torch.Tensor]]],
+) -> tuple[dict[str, str], list[str]]:
+    """What the folder calls the tensors of a loaded model, by their names in the model.
+
+    Args:
+        model: loaded from the checkpoint's folder.
+        checkpoint: of the folder.
+        tensors_of: what of a module is meant, with its name there.
+
+    Returns:
+        the names, and the tensors that the folder does not hold in this shape.
+
+    Raises:
+        CheckpointError: when it holds none of them.
+    """
     components = {component.path: component for component in checkpoint.components.values()}
     folders = [module.path for module in checkpoint.modules] or [""]
     keys: dict[str, str] = {}
@@ -125,9 +144,9 @@ def _keys(model: SentenceTransformer, checkpoint: Checkpoint) -> tuple[dict[str,
     for position, (number, module) in enumerate(model.named_children()):
         component = components.get(folders[position]) if position < len(folders) else None
         matcher = Matcher(component.tensors if component else ())
-        for name, parameter in module.named_parameters():
+        for name, tensor in tensors_of(module):
             found = matcher.find(name)
-            fits = component and found and component.tensors[found].shape == parameter.shape
+            fits = component and found and component.tensors[found].shape == tensor.shape
             if component and found and fits:
                 keys[f"{number}.{name}"] = component.key(found)
             else:

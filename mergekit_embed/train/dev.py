@@ -1,23 +1,17 @@
 """Dev tasks: how good a model is on held-out data, told while it is trained.
 
-A task is a folder. The files in it say which of these it is:
-
-- `queries.jsonl`, `corpus.jsonl` (`id`, `text`, perhaps `title`) and `qrels.jsonl` (`query-id`,
-  `corpus-id`, `score`): retrieval, nDCG@10;
-- `labelled.jsonl` (`text`, `label`): classification, accuracy;
-- `pairs.jsonl` (`sentence1`, `sentence2`, `score`): similarity, Spearman's rank correlation;
-- `pairs.jsonl` without scores: two languages, how many sentences are nearest to their translation.
+A task is a folder; see `task_folder` for its files. Retrieval is measured by nDCG@10,
+classification by accuracy, similarity by Spearman's rank correlation, and two languages by how many
+sentences are nearest to their translation.
 
 Vectors are compared by their cosine, as training does, and texts get the model's own prompts.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +24,13 @@ from sentence_transformers.sentence_transformer.evaluation import (
 from sentence_transformers.util import cos_sim
 
 from ..errors import DataError, Problem
-from ..rows import Plain, Scored, decoded, row_of, text_at
+from ..rows import Plain
+from ..task_folder import Judged, Kind, Labelled, Paired, read_task
 from .draws import distinct, key_of, shuffled
 from .layouts import identity_of
 
-RETRIEVAL = ("queries.jsonl", "corpus.jsonl", "qrels.jsonl")
-LABELLED = "labelled.jsonl"
-PAIRS = "pairs.jsonl"
-
-SHOWN = 20
-"""How many bad lines are listed one by one."""
+MEASURED: tuple[Kind, ...] = ("retrieval", "classification", "similarity", "bitext")
+"""What is told while a model is trained; of other tasks there is `boom-eval` alone."""
 
 
 def evaluator(folder: Path, batch_size: int = 32) -> BaseEvaluator:
@@ -55,19 +46,11 @@ def evaluator(folder: Path, batch_size: int = 32) -> BaseEvaluator:
     Raises:
         DataError: when the folder holds no task, or more than one, or bad lines.
     """
-    told = {"name": folder.name, "batch_size": batch_size}
-    files = [file for file in (*RETRIEVAL, LABELLED, PAIRS) if (folder / file).is_file()]
-    if files and set(files) <= set(RETRIEVAL):
-        return _retrieval(folder, told)
-    if files == [LABELLED]:
-        return _classification(folder / LABELLED, told)
-    if files == [PAIRS]:
-        return _pairs(folder / PAIRS, told)
-    wanted = f"{', '.join(RETRIEVAL[:2])} and {RETRIEVAL[2]}, or {LABELLED}, or {PAIRS}"
-    found = f"holds {', '.join(files)}" if files else "holds no dev task"
-    if not folder.is_dir():
-        found = "is no folder"
-    raise DataError([Problem(str(folder), f"{found}; a dev task has {wanted}")])
+    task = read_task(folder)
+    if task.kind not in MEASURED or (isinstance(task.content, Labelled) and task.content.learnt):
+        message = f"is a task of {task.kind} that `boom-eval` alone measures"
+        raise DataError([Problem(str(folder), message)])
+    return _evaluator_of(task.content, {"name": folder.name, "batch_size": batch_size})
 
 
 class ClassificationEvaluator(BaseEvaluator):
@@ -134,145 +117,28 @@ class ClassificationEvaluator(BaseEvaluator):
         return np.sort(np.concatenate([some[: count(len(some))] for some in kinds]))
 
 
-T = TypeVar("T")
-
-
-class _Problems:
-    """What is wrong with the lines of a task."""
-
-    def __init__(self) -> None:
-        self._found: list[Problem] = []
-        self._count = 0
-
-    def lines(self, path: Path, parse: Callable[[Mapping[str, Any]], T]) -> list[T]:
-        """What every line of a file is, but for those that are wrong."""
-        found = []
-        try:
-            with path.open("rb") as file:
-                for number, raw in enumerate(file, start=1):
-                    try:
-                        if raw.strip():
-                            found.append(parse(decoded(raw)))
-                    except ValueError as error:
-                        self.add(f"{path}:{number}", str(error))
-        except OSError as error:
-            self.add(str(path), f"cannot be read: {error.strerror}")
-        return found
-
-    def add(self, where: str, message: str) -> None:
-        """Remember one; only the first of many are told."""
-        self._count += 1
-        if self._count <= SHOWN:
-            self._found.append(Problem(where, message))
-
-    def refuse(self) -> None:
-        """Raise a DataError when there are any."""
-        if self._count > SHOWN:
-            self._found.append(Problem("", f"and {self._count - SHOWN} more bad lines"))
-        if self._found:
-            raise DataError(self._found)
-
-
-def _retrieval(folder: Path, told: Mapping[str, Any]) -> BaseEvaluator:
-    missing = [file for file in RETRIEVAL if not (folder / file).is_file()]
-    if missing:
-        raise DataError([Problem(str(folder), f"has no {' and no '.join(missing)}")])
-    problems = _Problems()
-    files = [folder / file for file in RETRIEVAL]
-    queries: dict[str, Any] = dict(problems.lines(files[0], _text))
-    corpus: dict[str, Any] = dict(problems.lines(files[1], _text))
-    relevant: dict[str, set[str]] = {}
-    for query, document, score in problems.lines(files[2], partial(_judged, queries, corpus)):
-        if score > 0:
-            relevant.setdefault(query, set()).add(document)
-    problems.refuse()
-    if not relevant:
-        raise DataError([Problem(str(files[2]), "names no document that answers a query")])
-    return InformationRetrievalEvaluator(
-        queries,
-        corpus,
-        relevant,
-        accuracy_at_k=[1],
-        precision_recall_at_k=[10],
-        score_functions={"cosine": cos_sim},
-        main_score_function="cosine",
-        write_csv=False,
-        **told,
-    )
-
-
-def _text(content: Mapping[str, Any]) -> tuple[str, str]:
-    """The name and the text of a query or a document."""
-    title, text = content.get("title"), text_at(content, "text")
-    name = _name(content, "id" if "id" in content else "_id")
-    return name, f"{title} {text}" if isinstance(title, str) and title.strip() else text
-
-
-def _name(content: Mapping[str, Any], key: str) -> str:
-    name = content.get(key)
-    if isinstance(name, bool) or not isinstance(name, str | int):
-        raise ValueError(f"`{key.removeprefix('_')}` must be a name or a number")
-    return str(name)
-
-
-def _judged(
-    queries: Mapping[str, Any], corpus: Mapping[str, Any], content: Mapping[str, Any]
-) -> tuple[str, str, float]:
-    """What a line of qrels says: the query, the document, and how well it answers."""
-    query, document = _name(content, "query-id"), _name(content, "corpus-id")
-    for name, known, file in ((query, queries, RETRIEVAL[0]), (document, corpus, RETRIEVAL[1])):
-        if name not in known:
-            raise ValueError(f'"{name}" is not in {file}')
-    score = content.get("score", 1)
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        raise ValueError("`score` must be a number, above 0 for a document that answers the query")
-    return query, document, float(score)
-
-
-def _classification(path: Path, told: Mapping[str, Any]) -> BaseEvaluator:
-    problems = _Problems()
-    rows = problems.lines(path, _labelled)
-    problems.refuse()
-    counts = Counter(row.label for row in rows).most_common()
-    if len(counts) < 2 or counts[-1][1] < 2:
-        few = f'one text of "{counts[-1][0]}"' if len(counts) > 1 else f"{len(counts)} classes"
-        message = f"has {few}; there must be two classes or more, with two texts or more each"
-        raise DataError([Problem(str(path), message)])
-    texts, labels = [row.text for row in rows], [str(row.label) for row in rows]
-    return ClassificationEvaluator(texts, labels, **told)
-
-
-def _labelled(content: Mapping[str, Any]) -> Plain:
-    row = row_of(content)
-    if not isinstance(row, Plain) or row.label is None:
-        raise ValueError("must have `text`, and `label` with the name of a class")
-    return row
-
-
-def _pairs(path: Path, told: Mapping[str, Any]) -> BaseEvaluator:
-    problems = _Problems()
-    scored: set[bool] = set()
-
-    def pair(content: Mapping[str, Any]) -> tuple[str, str, float | None]:
-        scored.add(content.get("score") is not None)
-        if len(scored) == 2:
-            raise ValueError("all lines must have a `score`, or none")
-        if scored == {False}:
-            return text_at(content, "sentence1"), text_at(content, "sentence2"), None
-        row = row_of(content)
-        if not isinstance(row, Scored):
-            raise ValueError("must have `sentence1` and `sentence2`, and perhaps `score`")
-        return row.left, row.right, row.score
-
-    rows = problems.lines(path, pair)
-    problems.refuse()
-    scores = [score for _, _, score in rows if score is not None]
-    if len(rows) < 2 or len(set(scores)) == 1:
-        what = "has one score alone" if len(rows) > 1 else f"has {len(rows)} pairs"
-        raise DataError([Problem(str(path), f"{what}, and nothing to be ranked")])
-    left, right = [row[0] for row in rows], [row[1] for row in rows]
-    if not scores:
+def _evaluator_of(content: Judged | Labelled | Paired, told: Mapping[str, Any]) -> BaseEvaluator:
+    if isinstance(content, Judged):
+        relevant = {
+            query: {document for document, score in scores.items() if score > 0}
+            for query, scores in content.relevant.items()
+        }
+        return InformationRetrievalEvaluator(
+            dict(content.queries),
+            dict(content.documents),
+            {query: documents for query, documents in relevant.items() if documents},
+            accuracy_at_k=[1],
+            precision_recall_at_k=[10],
+            score_functions={"cosine": cos_sim},
+            main_score_function="cosine",
+            write_csv=False,
+            **told,
+        )
+    if isinstance(content, Labelled):
+        return ClassificationEvaluator(content.texts, content.labels, **told)
+    left, right = list(content.left), list(content.right)
+    if not content.scores:
         return TranslationEvaluator(left, right, write_csv=False, **told)
     return EmbeddingSimilarityEvaluator(
-        left, right, scores, main_similarity="cosine", write_csv=False, **told
+        left, right, list(content.scores), main_similarity="cosine", write_csv=False, **told
     )

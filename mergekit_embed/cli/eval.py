@@ -1,0 +1,394 @@
+"""`boom-eval`: compare models on benchmarks and local tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from .. import __version__
+from .console import ends_with_failure, printable, run
+from .evaluating import shown_evaluation
+from .options import SETTINGS, markdown_help
+
+if TYPE_CHECKING:
+    from ..evaluate.compare import Comparison
+    from ..evaluate.examine import Health
+    from ..evaluate.gate import Gate, Miss
+    from ..evaluate.models import Model
+    from ..evaluate.run import Evaluating, Unit
+    from ..evaluate.tasks import Task
+
+HELP = """Compare MODELs side by side, on benchmarks of MTEB and on tasks of your own.
+
+A model is a folder, a Hub id, either of them with `+ADAPTER`, or a recipe, which is merged straight
+into memory. `NAME=MODEL` gives it a name. The first is what the others are compared with.
+
+```sh
+boom-eval base out/merged --tasks dev               # folders of tasks
+boom-eval base out/merged --tasks "MTEB(eng, v2)"   # or NanoBEIR, or STS12,BIOSSES
+boom-eval base soup.yaml --tasks dev --gate "mean >= base - 0.2"
+boom-eval base out/merged --tasks dev --health --html report.html
+```
+
+Finished results stay in `--results` and are not computed again, whatever a model's folder is
+called: what counts is its hash.
+"""
+
+EPILOG = """Exit codes: 0 done; 2 the command line, a task or a recipe is wrong, nothing was run;
+1 anything else, such as a model that misses a `--gate`. What was interrupted or killed continues
+with the same command. Kinds of local tasks, and what every number means: docs/evaluation.md."""
+
+COMMA = re.compile(r",(?![^(]*\))")
+"""Between names, and not within `MTEB(eng, v2)`."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for beside models and tasks."""
+
+    gates: tuple[Gate, ...]
+    dry_run: bool
+    with_health: bool
+    health_texts: Path | None
+    parents: tuple[str, ...]
+    as_json: bool
+    files: Mapping[str, Path | None]
+
+
+def names_from(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Names that were given one by one or between commas, for an option."""
+    parts = (part.strip() for value in values for part in COMMA.split(value))
+    return tuple(part for part in parts if part)
+
+
+def numbers_from(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[int, ...]:
+    """Whole numbers above zero, each once, for an option.
+
+    Raises:
+        click.BadParameter: when one is none.
+    """
+    names = names_from(context, parameter, values)
+    wrong = [name for name in names if not name.isdecimal() or int(name) < 1]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is no number of dimensions", context, parameter)
+    return tuple(dict.fromkeys(map(int, names)))
+
+
+def prompts_from(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    """Prompts by what they are for, for an option.
+
+    Raises:
+        click.BadParameter: when it is not said what one is for.
+    """
+    found = {}
+    for value in values:
+        name, equals, prompt = value.partition("=")
+        if not equals or not name:
+            told = f"{value!r} does not say for what; write query='search for: ' or document=..."
+            raise click.BadParameter(told, context, parameter)
+        found[name] = prompt
+    return found
+
+
+@click.command(name="eval", help=HELP, epilog=EPILOG, context_settings=SETTINGS)
+@markdown_help
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--tasks",
+    multiple=True,
+    required=True,
+    callback=names_from,
+    metavar="TASKS",
+    help="Benchmarks or tasks of mteb, folders of a task, or folders that hold some; several "
+    "times, or with commas between.",
+)
+@click.option(
+    "--in-domain",
+    multiple=True,
+    callback=names_from,
+    metavar="TASKS",
+    help="Tasks that the members were trained for; they get a mean of their own.",
+)
+@click.option(
+    "--out-of-domain",
+    multiple=True,
+    callback=names_from,
+    metavar="TASKS",
+    help="Tasks that they were not trained for.",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    metavar="DIR",
+    help="The folder of finished results, in the layout of mteb.",
+)
+@click.option(
+    "--dimensions",
+    multiple=True,
+    callback=numbers_from,
+    metavar="N,...",
+    help="A row for each: the first N dimensions of every vector (Matryoshka).",
+)
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    callback=prompts_from,
+    metavar="FOR=TEXT",
+    help="What is put before texts, in place of a model's own prompt; FOR is query, document, a "
+    "task, a type of task, or TASK-query.",
+)
+@click.option(
+    "--gate",
+    "gates",
+    multiple=True,
+    metavar="GATE",
+    help='Exit with 1 where a model misses this: "mean >= base - 0.2", "task:sts > 80".',
+)
+@click.option("--health", "with_health", is_flag=True, help="Measure embeddings without labels.")
+@click.option(
+    "--health-texts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The texts for that, one a line. Default: those of the local tasks.",
+)
+@click.option(
+    "--parent",
+    "parents",
+    multiple=True,
+    callback=names_from,
+    metavar="MODEL",
+    help="A model that drift is measured from. Default: the members of a recipe.",
+)
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a line a model, a column a task.",
+)
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the tables, for a model card.",
+)
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one page with all of it, that needs nothing but a browser.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where models run: auto, cpu, cuda, cuda:1.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="The type they are loaded in; auto is bfloat16 on a CUDA device, else float32.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Texts that are embedded at once, those of like length together.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="List what would run and what is there already, and stop."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.version_option(__version__, prog_name="boom-eval")
+@click.pass_context
+def evaluate(
+    context: click.Context, /, models: tuple[str, ...], as_json: bool, **told: Any
+) -> None:
+    """Open models and tasks, then show what there is to do, or do it and compare."""
+    with ends_with_failure(context, as_json=as_json):
+        asked = _asked(told, as_json)
+        missed = _evaluate(models, asked, told)
+        if missed:
+            context.exit(1)
+
+
+eval = evaluate
+"""`boom eval`: a command has the name of its module."""
+
+
+def _asked(told: Mapping[str, Any], as_json: bool) -> Asked:
+    from ..evaluate import require
+    from ..evaluate.gate import parse
+    from ..report import require as require_charts
+
+    gates = tuple(parse(text) for text in told["gates"])
+    os.environ.setdefault("TQDM_DISABLE", "1")  # mteb's own bars; read when tqdm is imported
+    require()
+    if told["html_file"] is not None:
+        require_charts()
+    return Asked(
+        gates=gates,
+        dry_run=told["dry_run"],
+        with_health=told["with_health"],
+        health_texts=told["health_texts"],
+        parents=told["parents"],
+        as_json=as_json,
+        files={kind: told[f"{kind}_file"] for kind in ("csv", "markdown", "html")},
+    )
+
+
+def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) -> list[Miss]:
+    """Do what is asked; the gates that were missed."""
+    from ..evaluate.encoder import Settings, chosen_dtype
+    from ..evaluate.gate import refuse_unknown
+    from ..evaluate.models import open_models
+    from ..evaluate.run import Evaluating
+    from ..evaluate.tasks import open_tasks
+
+    tasks = open_tasks(told["tasks"], told["in_domain"], told["out_of_domain"])
+    opened = open_models(models)
+    groups = {task.facts.group for task in tasks}
+    labels = [model.name for model in opened]
+    labels += [f"{name}:{size}" for name in labels for size in told["dimensions"]]
+    refuse_unknown(list(asked.gates), labels, [task.name for task in tasks], groups)
+    settings = Settings(chosen_dtype(told["dtype"], told["device"]), told["prompts"])
+    with shown_evaluation(quiet=asked.as_json or asked.dry_run) as progress:
+        evaluating = Evaluating(
+            opened,
+            tasks,
+            results=told["results"],
+            settings=settings,
+            dimensions=told["dimensions"],
+            device=told["device"],
+            batch_size=told["batch_size"],
+            progress=progress,
+        )
+        if asked.dry_run:
+            _show_units(evaluating, as_json=asked.as_json)
+            return []
+        comparison = evaluating.run()
+    health = _examined(opened, tasks, asked, told["device"], settings.dtype)
+    return _finish(comparison, health, asked)
+
+
+def _show_units(evaluating: Evaluating, *, as_json: bool) -> None:
+    units = evaluating.survey()
+    if as_json:
+        click.echo(json.dumps({"status": "planned", "results": [_as_dict(one) for one in units]}))
+        return
+    for unit in units:
+        state = "to run" if unit.result is None else "there"
+        click.echo(f"{state:>6}  {unit.label} on {unit.task.name}   {_size(unit.task)}")
+    count = sum(unit.result is None for unit in units)
+    click.echo(f"{count} of {len(units)} results to compute")
+
+
+def _as_dict(unit: Unit) -> dict[str, Any]:
+    return {
+        "model": unit.model.name,
+        "revision": unit.meta.revision,
+        "dimension": unit.dimension,
+        "task": unit.task.name,
+        "there": unit.result is not None,
+    }
+
+
+def _size(task: Task) -> str:
+    texts = "" if task.texts is None else f", {task.texts:,} texts"
+    return f"{task.facts.type}, {task.facts.metric}{texts}"
+
+
+def _examined(
+    models: Sequence[Model], tasks: Sequence[Task], asked: Asked, device: str, dtype: str
+) -> list[Health]:
+    if not asked.with_health:
+        return []
+    from ..evaluate.examine import Examination, sample_of
+    from ..evaluate.models import open_parents
+
+    folders = [task.folder for task in tasks if task.folder is not None]
+    examination = Examination(sample_of(folders, asked.health_texts), device, dtype)
+    return [examination.examine(model, open_parents(model, asked.parents)) for model in models]
+
+
+def _finish(comparison: Comparison, health: Sequence[Health], asked: Asked) -> list[Miss]:
+    """Show and write what was found; the gates that were missed."""
+    from ..evaluate import show
+    from ..evaluate.gate import check
+
+    missed = [miss for gate in asked.gates for miss in check(gate, comparison)]
+    for kind, path in asked.files.items():
+        if path is not None:
+            show.write(path, _written(kind, comparison, health))
+    if asked.as_json:
+        found: dict[str, Any] = {"status": "missed" if missed else "done"}
+        found |= show.as_dict(comparison)
+        found |= {"health": [one.as_dict() for one in health]} if health else {}
+        found |= {"missed": [str(miss) for miss in missed]} if asked.gates else {}
+        click.echo(json.dumps(found))
+        return missed
+    _print(show.text(comparison))
+    if health:
+        _show_health(health)
+    for path in asked.files.values():
+        if path is not None:
+            click.echo(f"wrote {path}")
+    for miss in missed:
+        click.echo(click.style("gate: ", fg="red", bold=True) + printable(str(miss)), err=True)
+    return missed
+
+
+def _written(kind: str, comparison: Comparison, health: Sequence[Health]) -> str:
+    """What a file of this kind holds."""
+    from ..evaluate import show
+
+    if kind == "html":
+        from ..evaluate.page import comparison_page
+
+        return comparison_page(comparison, health)
+    return show.as_csv(comparison) if kind == "csv" else show.markdown(comparison)
+
+
+def _print(text: str) -> None:
+    """Lines as they are, but for what may be in names that commands the terminal."""
+    for line in text.split("\n"):
+        click.echo(printable(line))
+
+
+def _show_health(health: Sequence[Health]) -> None:
+    from ..evaluate.examine import table
+    from ..evaluate.show import aligned
+
+    click.echo()
+    _print(aligned(*table(health)))
+    for one in health:
+        for warning in one.warnings:
+            told = click.style("warning: ", fg="yellow", bold=True)
+            click.echo(told + printable(f"{one.model}: {warning}"), err=True)
+
+
+def main() -> None:
+    """Entry point of `boom-eval`."""
+    run(evaluate)

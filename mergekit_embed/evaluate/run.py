@@ -1,0 +1,297 @@
+"""The whole way: models and tasks, what of them is known, what has to be run, the comparison."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import mteb
+from mteb.models import ModelMeta
+from mteb.results import TaskResult
+
+from ..errors import UsageError
+from . import samples
+from .cache import Results
+from .compare import Comparison, Row
+from .encoder import Encoder, Settings, TaskPrompt
+from .models import Model
+from .progress import Progress, Silent
+from .recording import Recorder
+from .samples import Samples
+from .tasks import Task, TaskError, load_data
+
+BATCH = 32
+"""Texts that are embedded at once."""
+
+UNKNOWN_COST = 10**6
+"""Of a task whose data is not here yet, in characters."""
+
+REPEATED = 0.05
+"""What a task costs whose embeddings are there, as a part of what it costs otherwise."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A model, perhaps cut to some dimensions, on a task; `result` is None until it was run."""
+
+    model: Model
+    meta: ModelMeta
+    dimension: int | None
+    task: Task
+    result: TaskResult | None
+
+    @property
+    def label(self) -> str:
+        """What tables call the model."""
+        name = self.model.name
+        return name if self.dimension is None else f"{name}:{self.dimension}"
+
+    @property
+    def key(self) -> tuple[str | None, int | None, str]:
+        """What a result is of; the same for models of other names with the same weights."""
+        return self.meta.revision, self.dimension, self.task.name
+
+
+Done = dict[tuple[str | None, int | None, str], TaskResult]
+"""Results by `Unit.key`."""
+
+
+class Evaluating:
+    """An evaluation of models on tasks."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        tasks: Sequence[Task],
+        *,
+        results: str | Path = "results",
+        settings: Settings | None = None,
+        dimensions: Sequence[int] = (),
+        device: str = "auto",
+        batch_size: int = BATCH,
+        progress: Progress | None = None,
+    ):
+        """Nothing is read yet.
+
+        Args:
+            models: to compare; the first is what the others are compared with.
+            tasks: to measure them on.
+            results: the folder of finished results, which are not computed again.
+            settings: type and prompts.
+            dimensions: a row for each, of the first so many dimensions; all when there are none.
+            device: where models run: "auto" (a CUDA device when there is one), "cpu", "cuda:1".
+            batch_size: texts that are embedded at once.
+            progress: told of tasks as they are done.
+
+        Raises:
+            OutputError: when the folder cannot be made.
+        """
+        self._models, self._tasks = tuple(models), tuple(tasks)
+        self._settings = settings or Settings()
+        self._dimensions: tuple[int | None, ...] = tuple(dimensions) or (None,)
+        self._device, self._batch_size = device, batch_size
+        self._progress = progress or Silent()
+        revisions = {task.name: task.facts.revision for task in tasks}
+        local = {task.name for task in tasks if task.folder is not None}
+        self._cache = Results(Path(results), revisions, local)
+
+    def survey(self) -> tuple[Unit, ...]:
+        """All there is to do, with the results that are there already.
+
+        Models are read and hashed for that; recipes are merged, and what they give is not kept.
+
+        Raises:
+            CheckpointError, PlanError, NonFiniteError: when a model is broken.
+        """
+        found: list[Unit] = []
+        for model in self._models:
+            revision = model.revision(self._device)
+            for dimension in self._dimensions:
+                meta = meta_of(model, revision, self._settings, dimension)
+                found += [
+                    Unit(model, meta, dimension, task, self._known(meta, task))
+                    for task in self._tasks
+                ]
+        return tuple(found)
+
+    def _known(self, meta: ModelMeta, task: Task) -> TaskResult | None:
+        found = self._cache.load_task_result(task.name, meta)
+        whole = found is not None and not found.get_missing_evaluations(task.prototype)
+        return found if whole else None
+
+    def run(self) -> Comparison:
+        """Run what has not been run, and compare.
+
+        Raises:
+            TaskError: when the data of a task cannot be had, or it fails; what was finished stays.
+            CheckpointError, PlanError, NonFiniteError: when a model is broken.
+            OutputError: when a result cannot be written.
+        """
+        units = self.survey()
+        left = list({unit.key: unit for unit in reversed(units) if unit.result is None}.values())
+        left.reverse()  # of models that are the same the first is run
+        total = sum(self._cost(unit, left) for unit in left)
+        self._progress.start(total, len(left), len(units) - len(left))
+        done: Done = {}
+        try:
+            with quiet_libraries():
+                for model in self._models:
+                    own = [unit for unit in left if unit.model is model]
+                    if own:
+                        done |= self._run_model(model, own, left)
+        except BaseException as error:
+            kept = sum(self._known(unit.meta, unit.task) is not None for unit in units)
+            if kept:
+                told = f"{kept} of {len(units)} results are there"
+                error.add_note(f"{told}; the same command continues")
+            raise
+        return self._compared(units, done)
+
+    def _cost(self, unit: Unit, left: Sequence[Unit]) -> float:
+        """How long a unit takes, in characters; those after the first dimension take little."""
+        cost = UNKNOWN_COST if unit.task.cost is None else unit.task.cost
+        first = next(
+            one for one in left if one.model is unit.model and one.task.name == unit.task.name
+        )
+        return cost if first is unit else REPEATED * cost
+
+    def _run_model(self, model: Model, own: Sequence[Unit], left: Sequence[Unit]) -> Done:
+        opened = model.open(self._device, self._settings.dtype)
+        longest = opened.get_embedding_dimension()
+        for unit in own:
+            if unit.dimension is not None and longest and unit.dimension > longest:
+                told = f"{model.name} has {longest} dimensions, and no {unit.dimension} to keep"
+                raise UsageError(f"{told}; see --dimensions")
+        prompts: dict[str, TaskPrompt] = {
+            task.name: task.folder.about.prompt
+            for task in self._tasks
+            if task.folder is not None and task.folder.about.prompt is not None
+        }
+        encoder = Encoder(opened, own[0].meta, self._settings, prompts, self._progress.embedded)
+        done: Done = {}
+        for task in self._tasks:
+            units = [unit for unit in own if unit.task is task]
+            encoder.keeps = len(units) > 1
+            for unit in units:
+                cost = self._cost(unit, left)
+                self._progress.began(unit.label, task.name, cost, task.texts)
+                result = self._run_unit(encoder, unit)
+                done[unit.key] = result
+                self._progress.finished(unit.label, task.name, score_of(result, task))
+            encoder.forget()
+        encoder.close()
+        return done
+
+    def _run_unit(self, encoder: Encoder, unit: Unit) -> TaskResult:
+        task, recorder = unit.task.fresh(), Recorder()
+        load_data(task)
+        recorder.watch(task)
+        self._cache.fresh = recorder.take_out
+        encoder.mteb_model_meta, encoder.dimension = unit.meta, unit.dimension
+        try:
+            mteb.evaluate(
+                encoder,  # type: ignore[arg-type]
+                task,
+                encode_kwargs={"batch_size": self._batch_size, "show_progress_bar": False},
+                cache=self._cache,
+                co2_tracker=False,
+                show_progress_bar=False,
+            )
+        except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise TaskError(f"{unit.label} on {unit.task.name}: {reason}") from error
+        kept = self._known(unit.meta, unit.task)  # as the next run finds it: files round scores
+        assert kept is not None
+        return kept
+
+    def _compared(self, units: Sequence[Unit], done: Done) -> Comparison:
+        rows: dict[str, list[tuple[Unit, TaskResult]]] = {}
+        for unit in units:
+            result = unit.result or done[unit.key]
+            rows.setdefault(unit.label, []).append((unit, result))
+        found = []
+        for label, pairs in rows.items():
+            first = pairs[0][0]
+            scores = {unit.task.name: score_of(result, unit.task) for unit, result in pairs}
+            for name in [name for name, score in scores.items() if math.isnan(score)]:
+                self._progress.note(f"{label} has no score on {name} (all texts alike?): 0")
+                scores[name] = 0.0
+            found.append(
+                Row(
+                    model=first.model.name,
+                    revision=str(first.meta.revision),
+                    dimension=first.dimension,
+                    scores=scores,
+                    samples={unit.task.name: self._samples(unit, result) for unit, result in pairs},
+                    seconds=sum(result.evaluation_time or 0.0 for _, result in pairs),
+                )
+            )
+        return Comparison(tuple(task.facts for task in self._tasks), tuple(found))
+
+    def _samples(self, unit: Unit, result: TaskResult) -> dict[str, Samples]:
+        """The samples of a result; none where they do not give its score."""
+        path = self._cache.get_task_result_path(unit.task.name, unit.meta).with_suffix(".npz")
+        parts = {f"{split}/{entry['hf_subset']}" for split, entry in _entries(result, unit.task)}
+        found = {part: one for part, one in samples.read(path).items() if part in parts}
+        agrees = found.keys() == parts and samples.agree(found, score_of(result, unit.task) / 100)
+        return found if agrees else {}
+
+
+def meta_of(
+    model: Model, revision: str, settings: Settings, dimension: int | None = None
+) -> ModelMeta:
+    """What mteb is told of a model: its name, and the hash that says what it is.
+
+    mteb gives every model in a folder the same name and revision, and would take the results of one
+    for those of the other.
+    """
+    name = re.sub(r"[^\w.@=,+/-]", "_", model.name.partition("@")[0])
+    known = {
+        "name": name if name.count("/") == 1 else f"local/{name.replace('/', '.')}",
+        "revision": revision,
+        "experiment_kwargs": settings.experiment(dimension) or None,
+        "framework": ["Sentence Transformers", "PyTorch"],
+        "open_weights": True,
+    }
+    return ModelMeta.create_empty(overwrites=known)
+
+
+def _entries(result: TaskResult, task: Task) -> list[tuple[str, Mapping[str, object]]]:
+    """The scores of the splits and subsets that the task has, each with its split."""
+    return [
+        (split, entry)
+        for split in task.prototype.eval_splits
+        for entry in result.scores.get(split, ())
+        if entry["hf_subset"] in task.prototype.hf_subsets
+    ]
+
+
+def score_of(result: TaskResult, task: Task) -> float:
+    """The main score in points: the mean over splits and subsets."""
+    values = [float(str(entry["main_score"])) for _, entry in _entries(result, task)]
+    return 100 * (sum(values) / len(values) if values else float(result.get_score()))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without the progress bars and remarks of the libraries that mteb is made of."""
+    log = logging.getLogger("mteb")
+    level, shown = log.level, datasets.is_progress_bar_enabled()
+    log.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            for module in ("mteb", "sklearn", "scipy", "numpy"):
+                warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+            yield
+    finally:
+        log.setLevel(level)
+        if shown:
+            datasets.enable_progress_bars()
