@@ -33,18 +33,26 @@ FRESH_NS = 2 * 10**9
 """A file that was written less than this before the measurement could change again unnoticed, since
 file systems tell times no finer than this."""
 
+BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError)
+"""What reading a file that is not as it was written may raise."""
+
 MOST_FILES = 100
 """Files of matrices that are kept; the ones used longest ago go first."""
 
 
-def folder() -> Path:
-    """Where matrices are kept."""
+def folder() -> Path | None:
+    """Where matrices are kept; None for a user without a home."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (root if root.is_absolute() else Path.home() / ".cache") / "mergekit_embed" / "grams"
+    if not root.is_absolute():  # as the specification of the variable has it
+        try:
+            root = Path.home() / ".cache"
+        except RuntimeError:
+            return None
+    return root / "mergekit_embed" / "grams"
 
 
 class Remembered:
-    """What is kept for some plans; read when it is first asked for. Safe from any thread.
+    """What is kept for these plans alone; read when it is first asked for. Safe from any thread.
 
     Attributes:
         remarks: what could not be used, and why.
@@ -62,6 +70,8 @@ class Remembered:
         With `absolute` only one that comes with the lengths in L1 will do.
         """
         with self._lock:
+            if id(plan) not in self._plans:
+                return None
             if id(plan) not in self._kept:
                 self._kept[id(plan)] = Described(), self._read(plan)
             described, grams = self._kept[id(plan)]
@@ -78,15 +88,16 @@ class Remembered:
         )
 
     def _read(self, plan: Plan) -> Mapping[str, Gram]:
-        name = _name_of(plan, latest=time.time_ns())
-        path = folder() / f"{name}.json"
-        if name is None or not path.is_file():
+        path = _path_of(plan, latest=time.time_ns())
+        if path is None:
             return {}
         try:
             found = _parsed(path.read_text(encoding="utf-8"))
-            with suppress(OSError):  # of a folder that others may only read
+            with suppress(OSError):  # in a folder that others may only read
                 os.utime(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except BROKEN as error:
             self.remarks.append(f"{path} is broken and was not used ({error}); it may be deleted")
             return {}
         return found
@@ -96,15 +107,15 @@ class Remembered:
 class Keeper:
     """Keeps what is measured of a plan's tensors, under how the files were before.
 
-    `name` is None where it could not be told later whether they have changed.
+    `path` is None where it could not be told later whether they have changed.
     """
 
     plan: Plan
-    name: str | None
+    path: Path | None
 
     def keep(self, grams: Mapping[str, Gram]) -> str | None:
         """Keep matrices by the names of their jobs; what went wrong, if anything did."""
-        if self.name is None:
+        if self.path is None:
             return None
         described = Described()
         found: dict[str, Any] = {}
@@ -115,24 +126,26 @@ class Keeper:
             key, order = _named(described, job)
             absolute = None if gram.absolute is None else gram.absolute[order].tolist()
             found[key] = [gram.matrix[np.ix_(order, order)].tolist(), absolute]
-        path = folder() / f"{self.name}.json"
         try:
-            _write(path, found)
+            _write(self.path, found)
         except OSError as error:
-            return f"{path}: the Gram matrices could not be kept ({error.strerror})"
+            return f"{self.path}: the Gram matrices could not be kept ({error.strerror})"
         return None
 
 
 def keeper(plan: Plan) -> Keeper:
     """Take note of the files of a plan, before anything is read from them."""
-    return Keeper(plan, _name_of(plan, latest=time.time_ns() - FRESH_NS))
+    return Keeper(plan, _path_of(plan, latest=time.time_ns() - FRESH_NS))
 
 
-def _name_of(plan: Plan, latest: int) -> str | None:
-    """Names the state of all files of a plan.
+def _path_of(plan: Plan, latest: int) -> Path | None:
+    """The file for the state that all files of a plan are in.
 
     None where one is gone, not as it was when the plan was made, or was changed after `latest`.
     """
+    root = folder()
+    if root is None:
+        return None
     states = []
     for path, stamp in sorted(plan.inputs.items()):
         try:
@@ -143,7 +156,7 @@ def _name_of(plan: Plan, latest: int) -> str | None:
         if Stamp.of(status) != stamp or changed > latest:
             return None
         states.append([str(path.absolute()), *stamp, status.st_ctime_ns])
-    return digest_of(as_text([NUMERICS, states]).encode())
+    return root / f"{digest_of(as_text([NUMERICS, states]).encode())}.json"
 
 
 def _named(described: Described, job: Job) -> tuple[str, list[int]]:
@@ -176,15 +189,18 @@ def _write(path: Path, grams: Mapping[str, Any]) -> None:
         OSError: when it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    known: dict[str, Any] = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    merged: dict[str, Any] = {}
+    with suppress(*BROKEN):
         text = path.read_text(encoding="utf-8")
-        known = json.loads(text)["grams"] if _parsed(text) else {}
-    merged = {**known, **grams}
+        merged = json.loads(text)["grams"] if _parsed(text) else {}
+    for key, (matrix, absolute) in grams.items():
+        known = merged.get(key, [matrix, None])[1]
+        merged[key] = [matrix, known if absolute is None else absolute]
     content = {"digest": digest_of(as_text(merged).encode()), "grams": merged}
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(json.dumps(content), encoding="utf-8")
     beside.replace(path)
-    kept = sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)
-    for old in kept[:-MOST_FILES]:
-        old.unlink(missing_ok=True)
+    with suppress(OSError):  # another process may tidy up as well
+        kept = sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)
+        for old in kept[:-MOST_FILES]:
+            old.unlink(missing_ok=True)

@@ -160,6 +160,7 @@ def derive(
 
     with Reader(plan.inputs) as reader, kernels.session():
         running = Running(agenda, kernels, reader, Silent())
+        running.remembered = Remembered(())  # what is derived to be compared is measured anew
         running.measure_groups()
         return {job.name: parts for (_, job), parts in running.results(agenda.wanted, steps)}
 
@@ -289,9 +290,10 @@ class Running:
 
     def _goes_again(self, plan: Plan, job: Job) -> bool:
         """Whether elements are wanted again; of a mixture not, where its Gram matrix is known."""
+        if not goes_again(plan, job):
+            return False
         mixed = plan.recipe.method.family == "mixture"
-        known = mixed and self.remembered.gram(plan, job, absolute=False) is not None
-        return not known and goes_again(plan, job)
+        return not mixed or self.remembered.gram(plan, job, absolute=False) is None
 
     def _prepare(self, nested: Sequence[MergedTensor], supply: Supply) -> None:
         """Make nested tensors readable, the innermost first."""

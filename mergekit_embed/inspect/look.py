@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.agenda import Agenda
+from ..engine.agenda import Agenda, pass_size
 from ..engine.mixtures import GramLook, coefficients, measure
 from ..engine.passes import group_of
 from ..engine.plan import Job, Plan
@@ -57,35 +57,22 @@ def inspect(
     if sample < 64:
         raise UsageError(f"a sample of {sample} elements tells nothing; take 64 or more")
     plan, merge = subject.plan, subject.merge
-    own = merge is not None and merge.recipe.method.family == "mixture"
-    own = own and merge is not None and merge.recipe.method.geometry
-    plans = [plan, merge] if own and merge is not None else [plan]
-    wanted = [(one, job) for one in plans for job in one.jobs if _is_measured(job)]
+    plans = (plan, merge) if merge is not None and _has_own_grams(merge) else (plan,)
     kernels = open_kernels(device, small=plan.bytes_in < SMALL)
-    watching = progress or Silent()
     keepers = [keeper(one) for one in plans]
-    grams: list[dict[str, Gram]] = [{} for _ in plans]
+    grams: dict[int, dict[str, Gram]] = {id(one): {} for one in plans}
     tensors: dict[str, TensorFacts] = {}
-
-    def steps(work: Work) -> Steps[tuple[Gram, TensorFacts | None]]:
-        found: tuple[Gram, TensorFacts | None]
-        if work.plan is plan:
-            found = yield from _examined(work, len(subject.labels), sample, rank=rank)
-        else:
-            found = (yield from measure(work)), None
-        watching.finish_tensor(work.job.name)
-        return found
-
-    with Reader({**plan.inputs, **(merge.inputs if merge else {})}) as reader, kernels.session():
-        running = Running(Agenda(plans, lambda one, job: False), kernels, reader, watching)
-        watching.start(sum(job.count * job.width for _, job in wanted), len(wanted))
-        for (one, job), (gram, facts) in running.results(wanted, steps):
-            grams[0 if one is plan else 1][job.name] = gram
+    inputs = {path: stamp for one in plans for path, stamp in one.inputs.items()}
+    with Reader(inputs) as reader, kernels.session():
+        agenda = Agenda(plans, lambda one, job: False)
+        running = Running(agenda, kernels, reader, progress or Silent())
+        for (one, job), (gram, facts) in _looked(running, subject, sample, rank=rank):
+            grams[id(one)][job.name] = gram
             if facts is not None:
                 tensors[job.name] = facts
-    kept = [one.keep(found) for one, found in zip(keepers, grams, strict=True)]
-    remarks = [*running.remembered.remarks, *(remark for remark in kept if remark)]
-    mixed = _coefficients(merge, grams[-1], len(subject.labels)) if merge else {}
+    kept = [one.keep(grams[id(one.plan)]) for one in keepers]
+    remarks = dict.fromkeys([*running.remembered.remarks, *(remark for remark in kept if remark)])
+    mixed = _coefficients(merge, grams[id(plans[-1])], len(subject.labels)) if merge else {}
     return Facts(
         labels=subject.labels,
         base=subject.base,
@@ -94,8 +81,33 @@ def inspect(
         ),
         sample=sample,
         recipe=(merge.recipe.source.shown, merge.recipe.method.name) if merge else None,
-        notes=(*dict.fromkeys(remarks), *plan.notes),
+        notes=(*remarks, *plan.notes),
     )
+
+
+def _has_own_grams(merge: Plan) -> bool:
+    """Whether a merge's coefficients follow from Gram matrices."""
+    return merge.recipe.method.family == "mixture" and merge.recipe.method.geometry
+
+
+def _looked(
+    running: Running, subject: Subject, sample: int, *, rank: bool
+) -> Iterator[tuple[tuple[Plan, Job], tuple[Gram, TensorFacts | None]]]:
+    """The Gram matrix of every job, with all else of those of the subject's own plan."""
+    progress = running.progress
+    wanted = [(one, job) for one in running.agenda.plans for job in one.jobs if _is_measured(job)]
+
+    def steps(work: Work) -> Steps[tuple[Gram, TensorFacts | None]]:
+        found: tuple[Gram, TensorFacts | None]
+        if work.plan is subject.plan:
+            found = yield from _examined(work, len(subject.labels), sample, rank=rank)
+        else:
+            found = (yield from measure(work)), None
+        progress.finish_tensor(work.job.name)
+        return found
+
+    progress.start(sum(pass_size(job) for _, job in wanted), len(wanted))
+    yield from running.results(wanted, steps)
 
 
 def _is_measured(job: Job) -> bool:
@@ -114,7 +126,8 @@ class _Length:
         origin = chunk.origin()
         if origin is not None:
             found = chunk.work.kernels.block_moments([origin], None, False)
-            self.squared += float(found.products.sum())
+            for squared in found.products[:, 0, 0]:  # block by block, whatever the chunks
+                self.squared += float(squared)
 
 
 def _examined(

@@ -55,7 +55,7 @@ def _members(facts: Facts) -> tuple[list[str], list[list[str]]]:
 
 
 def _pairs(facts: Facts, pairs: NDArray[np.float64], title: str) -> list[list[str]]:
-    shown = (lambda one: f"{one:.3f}") if title == "cosine" else _percent
+    shown = _cosine if title == "cosine" else _percent
     return [
         [name, *("" if i == j else shown(float(one)) for j, one in enumerate(row))]
         for i, (name, row) in enumerate(zip(numbered(facts), pairs, strict=True))
@@ -70,7 +70,7 @@ def _parts(facts: Facts, by: By) -> tuple[list[str], list[list[str]]]:
     for part in facts.by(by):
         row = [part.name, *(f"{one:.4g}" for one in part.lengths)]
         if several:
-            row += [f"{mean_pair(part.cosines):.3f}", _percent(part.split)]
+            row += [_cosine(mean_pair(part.cosines)), _percent(part.split)]
         rows.append(row)
     return header, rows
 
@@ -79,6 +79,10 @@ def mean_pair(pairs: NDArray[np.float64]) -> float:
     """The mean over pairs of different members."""
     apart = ~np.eye(len(pairs), dtype=bool)
     return float(pairs[apart].mean()) if apart.any() else float("nan")
+
+
+def _cosine(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # adding 0 takes the sign of -0
 
 
 def _percent(share: float) -> str:

@@ -325,7 +325,7 @@ def _write_values(axes: Axes, grid: NDArray[np.float64], digits: int, colour: An
         if math.isfinite(value):
             red, green, blue, _ = colour(value)
             ink = "#15181b" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#f8f9fa"
-            text = f"{value:.{digits}f}"
+            text = f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 takes -0's sign
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
 
 

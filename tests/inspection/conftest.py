@@ -49,7 +49,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of Gram matrices, empty; files need not be old, as tests make them just now."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remembered, "FRESH_NS", 0)
-    return remembered.folder()
+    found = remembered.folder()
+    assert found is not None and found.is_relative_to(tmp_path)
+    return found
 
 
 @pytest.fixture

@@ -99,6 +99,17 @@ def test_the_order_of_the_members_does_not_matter(
     assert not measurements
 
 
+def test_verifying_measures_anew(
+    scene: Scene, cache: Path, measurements: list[str], tmp_path: Path
+) -> None:
+    look(scene)
+    merged(scene, "multislerp", tmp_path / "out")
+    measurements.clear()
+    wanted = scene.recipe("multislerp")
+    assert mergekit_embed.verify(tmp_path / "out", wanted).is_whole
+    assert measurements, "a kept matrix would vouch for itself"
+
+
 def test_a_search_takes_them_too(scene: Scene, cache: Path, measurements: list[str]) -> None:
     plan = Planner().plan(load(scene.recipe("self_positioning")), Path("out"))
     before = measured(plan, "cpu")
@@ -173,6 +184,7 @@ BROKEN = {
     "a list": lambda text: "[]",
     "a number": lambda text: "7",
     "no digest": lambda text: json.dumps({"grams": json.loads(text)["grams"]}),
+    "deep": lambda text: "[" * 10**6,
     "not UTF-8": lambda text: "\udcff",
 }
 
@@ -203,6 +215,34 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     monkeypatch.setattr(remembered, "FRESH_NS", 0)
     facts = inspect(models([str(one) for one in scene.members], str(scene.base)))
     assert any("could not be kept" in note for note in facts.notes)
+
+
+def test_a_user_without_a_home_has_no_cache(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless(kind: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(remembered, "FRESH_NS", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/folders/do/not/count")
+    monkeypatch.setattr(Path, "home", classmethod(homeless))
+    monkeypatch.chdir(tmp_path)
+    look(scene)
+    look(scene)
+    assert not (tmp_path / "relative").exists()
+
+
+def test_lengths_in_l1_are_not_forgotten(
+    scene: Scene, cache: Path, measurements: list[str], tmp_path: Path
+) -> None:
+    wanted = scene.recipe("delta_guided", parameters={"norm": "l1"})
+    mergekit_embed.merge(wanted, tmp_path / "before")
+    inspect(recipe(wanted))
+    look(scene)
+    measurements.clear()
+    mergekit_embed.merge(wanted, tmp_path / "after")
+    assert raw_bytes(tmp_path / "after") == raw_bytes(tmp_path / "before")
+    assert not measurements
 
 
 def test_only_so_many_files_are_kept(
