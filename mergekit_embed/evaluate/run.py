@@ -25,7 +25,7 @@ from .models import Model
 from .progress import Progress, Silent
 from .recording import Recorder
 from .samples import Samples
-from .tasks import Task, TaskError, load_data
+from .tasks import Task, TaskError, load_data, unload_data
 
 BATCH = 32
 """Texts that are embedded at once."""
@@ -207,6 +207,8 @@ class Evaluating:
         except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TaskError(f"{unit.label} on {unit.task.name}: {reason}") from error
+        finally:
+            unload_data(task)
         kept = self._known(unit.meta, unit.task)  # as the next run finds it: files round scores
         assert kept is not None
         return kept

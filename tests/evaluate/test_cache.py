@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from mergekit_embed.evaluate.identity import folder_revision, plan_revision
 from mergekit_embed.evaluate.models import open_models
 from mergekit_embed.evaluate.progress import Silent
 from mergekit_embed.evaluate.run import Evaluating
-from mergekit_embed.evaluate.tasks import TaskError, open_tasks
+from mergekit_embed.evaluate.tasks import Task, TaskError, local_task, open_tasks
 from mergekit_embed.loading import planned
+from mergekit_embed.task_folder import read_task
 
 from .conftest import write_task
 
@@ -299,6 +301,42 @@ def test_dimensions_are_the_first_ones_and_embed_once(
     assert found.rows[1].scores["similarity"] == pytest.approx(wanted, abs=1e-2)
     with pytest.raises(UsageError, match="base has 16 dimensions, and no 64 to keep"):
         evaluated([family.base], [folder], tmp_path / "results", dimensions=(64,))
+
+
+def test_a_task_of_several_has_their_mean_and_keeps_their_results(
+    family: Family, tmp_path: Path, task_folders: Path
+) -> None:
+    from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
+    from mteb.abstasks.aggregated_task import AbsTaskAggregate
+
+    inner = [local_task(read_task(task_folders / name)) for name in ("retrieval", "reranking")]
+    inner = [replace(one, folder=None) for one in inner]
+
+    class Both(AbsTaskAggregate):
+        metadata = AggregateTaskMetadata(
+            name="Both",
+            description="both",
+            tasks=[one.prototype for one in inner],
+            main_score="ndcg_at_10",
+            type="Retrieval",
+            eval_splits=["dev"],
+        )
+
+    about = Both.metadata
+    facts = replace(inner[0].facts, name="Both", revision=about.revision, metric="ndcg_at_10")
+    tasks, watching = [Task(facts, Both())], Watching()
+    models = open_models([str(family.base)])
+    options = {"results": tmp_path / "results", "device": "cpu", "progress": watching}
+    found = Evaluating(models, tasks, **options).run()
+    files = {file.name for file in (tmp_path / "results").rglob("*.json")}
+    assert files == {"Both.json", "retrieval.json", "reranking.json", "model_meta.json"}
+    apart = evaluated([family.base], [task_folders / "retrieval"], tmp_path / "apart")[0]
+    kept = json.loads(next((tmp_path / "results").rglob("reranking.json")).read_text())
+    other = 100 * kept["scores"]["dev"][0]["main_score"]
+    wanted = (apart.rows[0].scores["retrieval"] + other) / 2
+    assert found.rows[0].scores["Both"] == pytest.approx(wanted, abs=1e-3)
+    assert Evaluating(models, tasks, **options).survey()[0].result is not None
+    assert watching.ran == [("base", "Both")]
 
 
 # --- files ----------------------------------------------------------------------------------------
