@@ -232,7 +232,7 @@ class Evaluating:
                     dimension=first.dimension,
                     scores=scores,
                     samples={unit.task.name: self._samples(unit, result) for unit, result in pairs},
-                    seconds=sum(result.evaluation_time or 0.0 for _, result in pairs),
+                    seconds=sum(_seconds(result) for _, result in pairs),
                 )
             )
         return Comparison(tuple(task.facts for task in self._tasks), tuple(found))
@@ -279,6 +279,12 @@ def score_of(result: TaskResult, task: Task) -> float:
     """The main score in points: the mean over splits and subsets."""
     values = [float(str(entry["main_score"])) for _, entry in _entries(result, task)]
     return 100 * (sum(values) / len(values) if values else float(result.get_score()))
+
+
+def _seconds(result: TaskResult) -> float:
+    """What a result took; 0 where mteb does not know, as of a task of parts."""
+    taken = result.evaluation_time or 0.0
+    return 0.0 if math.isnan(taken) else taken
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from conftest import Family
 from helpers import listed, write_recipe
 from tiny_models import build_minilm
 
+from mergekit_embed.cli import evaluating
 from mergekit_embed.cli.boom import boom
 from mergekit_embed.evaluate import evaluate, show
 
@@ -159,11 +161,72 @@ def test_what_is_wrong_with_the_command_line_is_told(
     assert told in " ".join(ran.stderr.replace("│", " ").split())
 
 
+def test_what_health_needs_is_missed_before_anything_runs(
+    family: Family, task_folders: Path, tmp_path: Path
+) -> None:
+    start = [family.base, "--tasks", task_folders / "similarity", "--results", tmp_path / "results"]
+    ran = boom_eval(*start, "--health", "--parent", "no-such-parent")
+    assert ran.exit_code == 2
+    assert "there is no folder" in ran.stderr
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_names_with_commas_are_names(usual: list[Any]) -> None:
     ran = boom_eval(*usual, "--tasks", "MTEB(eng, v2),BIOSSES", "--dry-run", "--json")
     names = {one["task"] for one in json.loads(ran.stdout)["results"]}
     assert len(names) == 7 + 41  # the benchmark has BIOSSES
 
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+def test_the_time_left_is_that_of_what_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(evaluating.time, "monotonic", lambda: now)
+    said: list[str] = []
+    lines = evaluating.Lines(said.append)
+    lines.start(400, 2, 3)
+    lines.began("m", "a", 100, 10)
+    now += 11
+    lines.embedded(5)  # an eighth of all
+    now += 9
+    lines.finished("m", "a", 50.0)
+    lines.began("m", "b", 300, None)
+    now += 60
+    lines.embedded(7)
+    lines.finished("m", "b", 60.0)
+    assert said == [
+        "2 results to compute, 3 there already",
+        "m on a (1 of 2): 12 % of all, 1 min 17 s left",
+        "m on a (1 of 2): 50.00, 1 min 0 s left",
+        "m on b (2 of 2): 25 % of all, 4 min 0 s left",
+        "m on b (2 of 2): 60.00",
+    ]
+
+
+def test_the_bar_says_what_runs_and_how_long_it_will() -> None:
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    shown = io.StringIO()
+    columns = (TextColumn("{task.description} {task.percentage:.0f} {task.fields[told]}"),)
+    console = Console(file=shown, width=200, force_terminal=True)
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        bar = evaluating.Bar(progress)
+        bar.start(400, 2, 0)
+        bar.note("[red]a note")
+        bar.began("m", "a", 100, 10)
+        bar.embedded(5)
+        progress.refresh()
+        bar.finished("m", "a", 50.0)
+        bar.began("m", "b", 300, 10)
+        progress.refresh()
+    assert "note: [red]a note" in shown.getvalue()
+    assert "m on a 12 1 of 2, " in shown.getvalue()
+    assert "m on b 25 2 of 2, " in shown.getvalue()
+
+
+# --- processes -----------------------------------------------------------------------------------
 
 WITHOUT = """
 import sys
