@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from .. import __version__
-from .console import ends_with_failure, run
+from .console import ends_with_failure, printable, run
 from .evaluated import as_dict, show_found, show_units, write_files
 from .evaluating import shown_evaluation
 from .options import SETTINGS, markdown_help
@@ -311,7 +311,16 @@ def _examining(
     folders = [task.folder for task in tasks if task.folder is not None]
     examination = Examination(sample_of(folders, asked.health_texts), device, dtype)
     families = [(model, open_parents(model, asked.parents)) for model in models]
-    return lambda: [examination.examine(model, parents) for model, parents in families]
+
+    def examined() -> list[Health]:
+        found = []
+        for model, parents in families:
+            if not asked.as_json:
+                click.echo(printable(f"health of {model.name}"), err=True)
+            found.append(examination.examine(model, parents))
+        return found
+
+    return examined
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import re
@@ -146,6 +147,7 @@ class Evaluating:
                     own = [unit for unit in left if unit.model is model]
                     if own:
                         done |= self._run_model(model, own, left)
+                        gc.collect()  # a SentenceTransformer holds itself, and its memory
         except BaseException as error:
             kept = sum(self._known(unit.meta, unit.task) is not None for unit in units)
             if kept:
