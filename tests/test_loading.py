@@ -67,21 +67,15 @@ def recipes(family: Family) -> dict[str, dict[str, Any]]:
     """Recipes whose result has other files, or other tensors, than any of the members."""
     base, (one, other, third) = str(family.base), map(str, family.members)
     inner = {"merge_method": "linear", "models": listed(one, other)}
-    layers = [{"model": one, "layer_range": [0, 1]}, {"model": other, "layer_range": [1, 2]}]
+    first = {"sources": [{"model": one, "layer_range": [0, 1]}]}
+    second = {"sources": [{"model": other, "layer_range": [1, 2]}]}
     return {
         "nested": {
             "merge_method": "slerp",
-            "models": listed(inner, third),
+            "models": [{"model": inner}, {"model": third}],
             "parameters": {"t": 0.3},
         },
-        "layers": {
-            "merge_method": "passthrough",
-            "slices": [
-                {"sources": [layers[0]]},
-                {"sources": [layers[1]]},
-                {"sources": [layers[0]]},
-            ],
-        },
+        "layers": {"merge_method": "passthrough", "slices": [first, second, first]},
         "deltas": {"merge_method": "ties", "base_model": base, "models": listed(one, other)},
         "tokens": {
             "merge_method": "linear",
