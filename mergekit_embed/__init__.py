@@ -36,6 +36,9 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from .loading import load
+    from .publish.card import check_card, update_card, write_card
+    from .publish.lineage import Lineage, read_lineage
+    from .publish.lineage_repeat import Repeat, repeat
     from .recipe import Recipe
     from .recipe import load as load_recipe
     from .recipe import load_all as load_recipes
@@ -70,6 +73,13 @@ _HOMES = {
     "RecipeError": "errors",
     "UsageError": "errors",
     "WorkerError": "errors",
+    "check_card": "publish.card",
+    "update_card": "publish.card",
+    "write_card": "publish.card",
+    "Lineage": "publish.lineage",
+    "read_lineage": "publish.lineage",
+    "Repeat": "publish.lineage_repeat",
+    "repeat": "publish.lineage_repeat",
     "Recipe": "recipe",
     "load": "loading",
     "load_recipe": "recipe:load",
@@ -87,6 +97,7 @@ __all__ = [
     "Collected",
     "DataError",
     "Extracted",
+    "Lineage",
     "MergeResult",
     "MergekitEmbedError",
     "NonFiniteError",
@@ -97,10 +108,12 @@ __all__ = [
     "Problem",
     "Recipe",
     "RecipeError",
+    "Repeat",
     "UsageError",
     "Verified",
     "WorkerError",
     "__version__",
+    "check_card",
     "collect_statistics",
     "extract_lora",
     "load",
@@ -113,7 +126,11 @@ __all__ = [
     "plan",
     "plan_adapter",
     "plan_many",
+    "read_lineage",
+    "repeat",
+    "update_card",
     "verify",
+    "write_card",
 ]
 
 

@@ -48,9 +48,13 @@ class Problem:
 
 
 class ProblemsError(MergekitEmbedError):
-    """Several problems found together; `problems` holds them all, in the order of the file."""
+    """Several problems found together; `problems` holds them all, in the order of the file.
+
+    `outcome` says what they kept from happening.
+    """
 
     exit_code = 2
+    outcome = "nothing was touched"
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
@@ -99,6 +103,17 @@ class OutputExistsError(OutputError):
     """The destination is there already, and replacing it was not asked for (or is not safe)."""
 
     exit_code = 2
+
+
+class PublishError(ProblemsError):
+    """A model, or the place on the Hub, is not such that the one may be pushed to the other."""
+
+    exit_code = 1
+    outcome = "nothing was pushed"
+
+
+class HubError(MergekitEmbedError):
+    """The Hub, or the way to it, refuses; the message says what to do."""
 
 
 class WorkerError(MergekitEmbedError):

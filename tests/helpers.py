@@ -124,14 +124,16 @@ def boom_merge(*arguments: str | Path) -> Ran:
 
 
 MANIFEST = "merge_manifest.json"
+LINEAGE = "merge_lineage.json"
 
 
 def files(folder: Path) -> dict[str, bytes]:
     """The bytes of every file of a folder, by its path in it; empty when there is no folder.
 
-    But for manifests: models of the same bytes differ in these when they were made otherwise.
+    But for what tells how they were made: models of the same bytes may differ in that.
     """
-    found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST)
+    left_out = {MANIFEST, LINEAGE, "README.md"}
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in left_out)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from helpers import boom_merge
+from helpers import LINEAGE, boom_merge
 from lora import adapt
 from tensor_folders import read_folder, write_statistics
 from test_docs import YAML
@@ -115,6 +115,12 @@ def test_a_recipe_of_the_docs_runs(
             assert (Path(output) / "adapter_model.safetensors").exists()
         else:
             assert np.isfinite(embed(Path(output), ["a quick brown fox"])).all()
+    ran = boom_merge(Path(made[0], LINEAGE), "-o", "again", "-q")
+    assert (ran.code, ran.err) == (0, "")
+    for name in ("*.safetensors", "tokenizer.json"):
+        for path in Path(made[0]).rglob(name):
+            again = Path("again", path.relative_to(made[0]))
+            assert again.read_bytes() == path.read_bytes()
 
 
 def references(data: Any) -> list[str]:

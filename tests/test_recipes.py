@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from helpers import boom_merge
+from helpers import LINEAGE, boom_merge, files
 from tiny_models import build_minilm, build_qwen3, embed, perturb, read_tensors
 
 from mergekit_embed.recipe import load
@@ -102,3 +102,7 @@ def test_a_recipe_that_we_ship_runs_as_printed(
     vector = embed(output, text)
     assert np.isfinite(vector).all()
     assert all(not np.allclose(vector, embed(Path(name), text), atol=1e-6) for name in members)
+
+    ran = boom_merge(output / LINEAGE, "-o", "again")
+    assert (ran.code, ran.err) == (0, "")
+    assert files(Path("again")) == files(output)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import MergekitEmbedError
+from .hub_errors import UNKNOWN_TOKEN, is_of_the_way, is_unknown_token, without_secrets
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 
@@ -18,6 +19,7 @@ WANTED = (
     "*.py",
     "*.tiktoken",
     "LICENSE*",
+    "README.md",
 )
 SKIPPED = ("onnx/*", "openvino/*", "*/checkpoint-*/*", "checkpoint-*/*")
 
@@ -110,9 +112,15 @@ def _download(repository: str, revision: str | None, looked: str, pickles: str) 
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         offline = "HF_HUB_OFFLINE is set" if _is_offline() else "the Hub cannot be reached"
         raise NotFoundError(f"{looked}; {shown} is not in the Hub's cache and {offline}") from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NotFoundError(f"{shown} could not be downloaded: {reason}") from error
+    except Exception as error:
+        if not (isinstance(error, HfHubHTTPError | OSError) or is_of_the_way(error)):
+            raise
+        if is_unknown_token(error):
+            raise NotFoundError(f"{shown} could not be downloaded: {UNKNOWN_TOKEN}") from error
+        reason = without_secrets(str(error)) or type(error).__name__
+        again = "; run the same command again: files that have come are kept"
+        told = reason + again if is_of_the_way(error) else reason
+        raise NotFoundError(f"{shown} could not be downloaded: {told}") from error
 
 
 def _is_offline() -> bool:

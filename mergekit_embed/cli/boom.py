@@ -16,9 +16,11 @@ COMMANDS = (
     "search",
     "merge",
     "eval",
+    "push",
     "extract-lora",
     "stats",
     "verify",
+    "lineage",
     "compile",
     "schema",
 )

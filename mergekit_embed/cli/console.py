@@ -72,7 +72,7 @@ def failure(error: MergekitEmbedError, *, as_json: bool, recipe: str | None = No
         for problem in error.problems:
             click.echo(printable(str(problem)), err=True)
         count = len(error.problems)
-        error_line = f"{count} problem{'s' if count > 1 else ''}; nothing was touched"
+        error_line = f"{count} problem{'s' if count > 1 else ''}; {error.outcome}"
         click.echo(click.style(error_line, fg="red", bold=True), err=True)
         return
     click.echo(click.style("error: ", fg="red", bold=True) + printable(str(error)), err=True)

@@ -11,22 +11,25 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
-from . import adapter
+from . import adapter, cards, publishing, repeats
 from .console import (
     bytes_from,
-    duration_of,
     failure,
     run,
     show_notes,
     shown_progress,
-    size_of,
 )
 from .options import SETTINGS, markdown_help
+from .plans import show_plans
+from .results import as_dict, cost_of, point_of, summary
 
 if TYPE_CHECKING:
     from ..engine import MergeResult, Plan, Planner
     from ..engine.adapter_plan import AdapterPlan
     from ..recipe import Recipe
+
+Recipes = tuple["Path | Recipe", ...]
+Plans = list["Plan | AdapterPlan"]
 
 HELP = """Merge text-embedding models as a RECIPE says, and write a model folder.
 
@@ -41,7 +44,12 @@ models:
     parameters: {weight: 0.5}
 ```
 
-A recipe with a `search` block is searched first, as `boom-search` does, then merged.
+A recipe with a `search` block is searched first, as `boom-search` does, then merged. The
+`merge_lineage.json` of a merged model is a recipe too: its merge is made again, from members that
+have the hashes of then, and has to give the same bytes.
+
+With `--push-to-hub` the model is put on the Hub, where `boom-push` would put it, and run again
+that goes on where it was.
 
 Look before you leap with `--dry-run`. Several recipes are all checked before the first is run.
 """
@@ -122,6 +130,15 @@ docs/recipe.md."""
     "itself). The members are read once more for it.",
 )
 @click.option(
+    "--members",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="For a `merge_lineage.json`: a folder in which its members lie. Default: beside the "
+    "lineage, and in the working directory. May be given several times.",
+)
+@publishing.options
+@click.option(
     "--json", "as_json", is_flag=True, help="One JSON object a recipe on standard output."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -129,6 +146,7 @@ docs/recipe.md."""
 @click.pass_context
 def merge(
     context: click.Context,
+    /,
     recipes: tuple[Path, ...],
     output: Path | None,
     overwrite: bool,
@@ -140,32 +158,44 @@ def merge(
     executor: str,
     ray_address: str | None,
     report: Path | None,
+    members: tuple[Path, ...],
     as_json: bool,
     quiet: bool,
+    **pushing: Any,
 ) -> None:
     """Check and plan every recipe, then run all together."""
     try:
         names = _distinct_names(recipes)
         targets = [output / n if output and len(names) > 1 else output for n in names]
-        planned = _planned(recipes, targets, overwrite=overwrite, as_json=as_json, context=context)
-        if not dry_run and any(one.search is not None for one in _loaded(recipes)):
-            found = tuple(
-                _searched(one, device, restart, quiet=quiet or as_json) for one in recipes
-            )
-            planned = _planned(
-                found, targets, overwrite=overwrite, as_json=as_json, context=context
-            )
+        again = repeats.wanted(recipes, members)
+        given = tuple(again[one].recipe if one in again else one for one in recipes)
+        run_as = {
+            "device": device,
+            "restart": restart,
+            "verify": verify,
+            "memory": memory,
+            "executor": executor,
+            "ray_address": ray_address,
+        }
+
+        def planned_of(some: Recipes, places: list[Path | None], *, overwrite: bool) -> Plans:
+            return _planned(some, places, overwrite=overwrite, as_json=as_json, context=context)
+
+        def searched_of(some: Recipes) -> Recipes:
+            return tuple(_searched(one, device, restart, quiet=quiet or as_json) for one in some)
+
+        wanted = publishing.wanted(pushing, repeats=bool(again))
+        if wanted is not None:
+            if report is not None:
+                raise UsageError("--report goes with a plain merge; push its result with boom-push")
+            ways = publishing.Ways(planned_of, searched_of, run_as, overwrite, as_json, quiet)
+            context.exit(publishing.run(given, targets, wanted, ways, dry_run=dry_run))
+        planned = planned_of(given, targets, overwrite=overwrite)
+        if not dry_run and any(one.search is not None for one in _loaded(given)):
+            planned = planned_of(searched_of(given), targets, overwrite=overwrite)
         if dry_run:
-            _show_plans(planned, as_json=as_json)
+            show_plans(planned, as_json=as_json)
         else:
-            run_as = {
-                "device": device,
-                "restart": restart,
-                "verify": verify,
-                "memory": memory,
-                "executor": executor,
-                "ray_address": ray_address,
-            }
             if report is None:
                 _merge_all(planned, run_as, as_json=as_json, quiet=quiet)
             else:
@@ -173,6 +203,8 @@ def merge(
 
                 with reported(report, planned, device) as write:
                     write(_merge_all(planned, run_as, as_json=as_json, quiet=quiet))
+            cards.write(one.output for one in planned)
+            repeats.compare(again.values(), planned, quiet=quiet or as_json)
     except MergekitEmbedError as error:
         running = str(recipes[0]) if len(recipes) == 1 else None
         failure(error, as_json=as_json, recipe=error.recipe or running)
@@ -181,30 +213,30 @@ def merge(
 
 def _distinct_names(recipes: tuple[Path, ...]) -> list[str]:
     """What the recipes are called, which their folders are called after."""
-    names = [recipe.stem for recipe in recipes]
+    names = [repeats.name_of(recipe) for recipe in recipes]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two recipes are called {name}; their models would share a folder")
     return names
 
 
-def _loaded(recipes: tuple[Path, ...]) -> list[Recipe]:
+def _loaded(recipes: tuple[Path | Recipe, ...]) -> list[Recipe]:
     from ..recipe import load_all
 
     return [point for recipe in recipes for point in load_all(recipe)]
 
 
-def _searched(recipe: Path, device: str, restart: bool, *, quiet: bool) -> Path:
+def _searched(recipe: Path | Recipe, device: str, restart: bool, *, quiet: bool) -> Path | Recipe:
     """The recipe with the parameters that its search has found; itself where it has none."""
     from .search import searched
 
-    if all(one.search is None for one in _loaded((recipe,))):
+    if not isinstance(recipe, Path) or all(one.search is None for one in _loaded((recipe,))):
         return recipe
     return searched(recipe, device=device, restart=restart, quiet=quiet).recipe
 
 
 def _planned(
-    recipes: tuple[Path, ...],
+    recipes: tuple[Path | Recipe, ...],
     targets: list[Path | None],
     *,
     overwrite: bool,
@@ -230,7 +262,8 @@ def _planned(
                 found += plan_many(point, target, overwrite=overwrite, planner=planner)
             refuse_shared_outputs(found)
         except MergekitEmbedError as error:
-            failure(error, as_json=as_json, recipe=str(recipe))
+            shown = str(recipe) if isinstance(recipe, Path) else recipe.source.shown
+            failure(error, as_json=as_json, recipe=shown)
             failed.append(error)
     if failed:
         context.exit(max(error.exit_code for error in failed))
@@ -259,115 +292,20 @@ def _merge_models(
         results = execute(planned, progress=progress, **run_as)
     for one, result in zip(planned, results, strict=True):
         if as_json:
-            named = {"recipe": one.recipe.source.shown, **_point_of(one)}
-            click.echo(json.dumps({"status": "done", **named, **_as_dict(result)}))
+            named = {"recipe": one.recipe.source.shown, **point_of(one)}
+            click.echo(json.dumps({"status": "done", **named, **as_dict(result)}))
             continue
         if quiet:
             continue
         show_notes(result.notes)
         if result.resumed:
             click.echo(f"continued: {result.resumed} of {len(one.jobs)} tensors were there")
-        click.echo(_summary(result, alone=len(results) == 1))
+        click.echo(summary(result, alone=len(results) == 1))
         loader = "SentenceTransformer" if one.shell.modules else "AutoModel.from_pretrained"
         click.echo(f"{loader}({json.dumps(str(result.path), ensure_ascii=False)})")
     if len(results) > 1 and not (as_json or quiet):
-        click.echo(f"{len(results)} models in one run   {_cost(results[0])}")
+        click.echo(f"{len(results)} models in one run   {cost_of(results[0])}")
     return results
-
-
-def _point_of(planned: Plan) -> dict[str, str]:
-    return {"point": planned.recipe.point} if planned.recipe.point else {}
-
-
-def _summary(result: MergeResult, *, alone: bool) -> str:
-    models = "1 model" if result.members == 1 else f"{result.members} models"
-    cost = f", {_cost(result)}" if alone else ""
-    return f"merged {models} into {result.path}   {size_of(result.bytes_written)}{cost}"
-
-
-def _cost(result: MergeResult) -> str:
-    times = result.bytes_read / max(result.bytes_in, 1)
-    often = "once" if times < 1.01 else f"{times:.1f} times"
-    read = f"{size_of(result.bytes_in)} read {often}"
-    if times < 0.99:  # of a merge that was continued
-        read = f"{size_of(result.bytes_read)} of {size_of(result.bytes_in)} read"
-    return f"{duration_of(result.seconds)}, peak {size_of(result.peak_memory)}, {read}"
-
-
-def _as_dict(result: MergeResult) -> dict[str, Any]:
-    return {
-        "output": str(result.path),
-        "members": result.members,
-        "seconds": round(result.seconds, 3),
-        "bytes_read": result.bytes_read,
-        "bytes_in": result.bytes_in,
-        "bytes_written": result.bytes_written,
-        "peak_memory": result.peak_memory,
-        "notes": list(result.notes),
-        "resumed": result.resumed,
-    }
-
-
-def _show_plans(planned: list[Plan | AdapterPlan], *, as_json: bool) -> None:
-    from ..engine import Plan, check_disk
-
-    for index, one in enumerate(planned):
-        if index and not as_json:
-            click.echo()
-        if isinstance(one, Plan):
-            memory = one.shared_peak_memory if len(planned) > 1 else one.peak_memory
-            _show_plan(one, memory, as_json=as_json)
-        else:
-            adapter.run_one(one, dry_run=True, as_json=as_json, quiet=False)
-    check_disk([one for one in planned if isinstance(one, Plan)])
-
-
-def _show_plan(planned: Plan, memory: int, *, as_json: bool) -> None:
-    recipe = planned.recipe.source.shown
-    merged = sum(job.parameters is not None for job in planned.jobs)
-    facts = {
-        "output": str(planned.output),
-        "method": planned.recipe.method.name,
-        "members": {model.label: model.nbytes for model in planned.members},
-        "base": planned.base.label if planned.base else None,
-        "files_from": planned.shell.label,
-        "tensors_merged": merged,
-        "tensors_copied": len(planned.jobs) - merged,
-        "bytes_in": planned.bytes_in,
-        "bytes_out": planned.bytes_out,
-        "files": {file.path: file.size for file in planned.files},
-        "peak_memory": memory,
-        "disk_needed": planned.bytes_out,
-        "disk_free": planned.disk_free,
-        "edits": list(planned.edits),
-        "notes": list(planned.notes),
-    }
-    if as_json:
-        click.echo(
-            json.dumps({"status": "planned", "recipe": recipe, **_point_of(planned), **facts})
-        )
-        return
-    rows = [
-        ("recipe", recipe),
-        *(("point", point) for point in _point_of(planned).values()),
-        ("method", planned.recipe.method.name),
-        *(("member", f"{m.label}   {size_of(m.nbytes)}") for m in planned.members),
-        *(
-            [("base", f"{planned.base.label}   {size_of(planned.base.nbytes)}")]
-            if planned.base
-            else []
-        ),
-        ("other files", f"from {planned.shell.label}"),
-        ("tensors", f"{merged} merged, {len(planned.jobs) - merged} copied"),
-        *(("edit", edit) for edit in planned.edits),
-        ("reads", size_of(planned.bytes_in)),
-        *(("writes", f"{planned.output / f.path}   {size_of(f.size)}") for f in planned.files),
-        ("memory", f"at most {size_of(memory)}"),
-        ("disk", f"{size_of(planned.bytes_out)} needed, {size_of(planned.disk_free)} free"),
-        *(("note", note) for note in planned.notes),
-    ]
-    for name, value in rows:
-        click.echo(click.style(f"{name:>12}  ", bold=True) + value)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import rich_click as click
 
 from .. import __version__
 from ..errors import MergekitEmbedError, UsageError
+from . import cards
 from .console import ends_with_failure, run
 from .options import SETTINGS, markdown_help, report_option
 from .training import as_dict, is_first, one_voice, shown_training, summary
@@ -190,6 +191,7 @@ def _train(
         result = train_members(plan, output, progress=progress, **run_as)
     if not first:
         return
+    cards.write(one.path for one in result.merged)
     if report is not None:
         from ..train.page import write_page
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from . import cards
 from .console import ends_with_failure, show_notes
 from .options import SETTINGS, json_option, markdown_help
 from .training import as_dict, is_first, one_voice, shown_training, summary
@@ -118,6 +119,8 @@ def _make(planned: Update, *, merge: bool, restart: bool, as_json: bool) -> None
         show_notes(planned.notes)
     with shown_training(quiet=as_json or not is_first()) as progress:
         result = make(planned, merge=merge, restart=restart, progress=progress)
+    if is_first():
+        cards.write(one.path for one in result.merged)
     if as_json:
         told = {"status": "done", **as_dict(result), "update": planned.about}
         click.echo(json.dumps({**told, "notes": list(planned.notes)}))

@@ -23,6 +23,8 @@ from .adapter_folder import entry
 from .adapter_plan import CHUNK, AdapterPlan, Target, stored_tensors
 from .extract import Part
 from .folding import Doubles, widened
+from .lineage_adapter import lineage_of, origins
+from .lineage_file import LINEAGE
 from .low_rank import Product, inner_products, truncated_product
 from .merge import MergeResult, peak_memory
 from .reader import Reader
@@ -65,11 +67,15 @@ def merge_adapters(
     """
     started = time.perf_counter() if started is None else started
     plan.check_disk()
+    found = origins(plan)
     with Staging(plan.output, plan.check) as staging:
         with Reader() as reader:
             work = _Work(plan, reader, staging, progress or Silent())
             with np.errstate(all="ignore"):  # what is not finite is told by name
                 work.run()
+        with staging.explained():
+            told = lineage_of(work.plan, found, staging.folder)
+            write_json(staging.folder / LINEAGE, told)
         staging.commit()
     return AdapterResult(
         path=plan.output,

@@ -29,6 +29,8 @@ from .fingerprint import difference, fingerprint
 from .hashing import Hash
 from .inputs import leaves
 from .journal import Entry, Fingerprint, Journal, read_journal
+from .lineage import lineage_of, origins
+from .lineage_file import LINEAGE
 from .manifest import MANIFEST, manifest
 from .plan import Job, Plan, check_space, nearest_folder
 from .run import Learned
@@ -62,6 +64,7 @@ NOT_SHELL = {
     "checkpoints",
     "coreml",
     "eval",
+    LINEAGE,
     MANIFEST,
     "onnx",
     "openvino",
@@ -146,6 +149,7 @@ class Destination(Staging):
         """`restart`: continue nothing; `verify`: continue only what still has its hashes."""
         super().__init__(plan.output, lambda: check_destination(plan))
         self.plan = plan
+        self._origins = origins(plan)
         self.resumed = self.kept = 0
         self.remark: str | None = None
         self._restart, self._verify = restart, verify
@@ -179,14 +183,18 @@ class Destination(Staging):
 
     def prepare(self) -> None:
         """Create every weight file with its header, and remove all but these and the journal."""
-        planned = {JOURNAL, *(file.path for file in self.plan.files)}
-        for path in [path for path in self.folder.rglob("*") if path.is_file()]:
-            if path.relative_to(self.folder).as_posix() not in planned:
-                path.unlink()
+        self.tidy()
         for file in self.plan.files:
             self.create(file.path, file.header, file.size)
         if self._entries:
             self._begin_journal(self._entries.values())
+
+    def tidy(self) -> None:
+        """Remove what an earlier run left beside its weight files and the journal."""
+        planned = {JOURNAL, *(file.path for file in self.plan.files)}
+        for path in [path for path in self.folder.rglob("*") if path.is_file()]:
+            if path.relative_to(self.folder).as_posix() not in planned:
+                path.unlink()
 
     def wants(self, job: Job) -> bool:
         """See `Sink.wants`."""
@@ -279,7 +287,7 @@ class Destination(Staging):
         with suppress(OutputError):  # what was saved before stays good
             self.save()
         found = read_journal(self.folder / JOURNAL)
-        self.kept = len(found.entries) if found else 0
+        self.kept = len(whole(self.plan, self.folder, found.entries)) if found else 0
         return self.kept > 0
 
     def commit(self) -> None:
@@ -290,15 +298,26 @@ class Destination(Staging):
         """
         with self._save_lock:
             self._is_committing = True
+        self.complete()
+        with self._failing():
+            super().commit()
+
+    def complete(self) -> None:
+        """Add every file but the weights.
+
+        Raises:
+            OutputError: when one cannot be written, or something could not be before.
+        """
         if self._failed is not None:
             raise self._failed
         with self.explained():
             for index in self.plan.indexes:
                 write_json(self.folder / index.path, index.content)
             copy_shell(self.plan, self.folder)
-            write_json(self.folder / MANIFEST, manifest(self.plan, self._entries, self.folder))
-        with self._failing():
-            super().commit()
+            told = manifest(self.plan, self._entries, self.folder)
+            write_json(self.folder / MANIFEST, told)
+            lineage = lineage_of(self.plan, self._origins, self._entries, told)
+            write_json(self.folder / LINEAGE, lineage)
 
     def _let_go(self) -> None:
         if self._journal is not None:

@@ -68,7 +68,7 @@ def as_text(value: Any) -> str:
 def _said(value: Any) -> Any:
     """A part of a recipe as JSON data."""
     if isinstance(value, Recipe):
-        left_out = {"name", "source", "output", "point"}
+        left_out = {"name", "source", "output", "point", "publish"}
         told = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in left_out}
         return _said(told)
     if isinstance(value, Method):

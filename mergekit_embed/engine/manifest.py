@@ -6,7 +6,6 @@ the name of its folder. A continued merge has the same manifest as one that was 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from .fingerprint import recipe_digest
 from .hashing import digest_of, file_digest
 from .inputs import leaves
 from .journal import Entry
+from .lineage_names import public_name
 from .plan import Plan
 from .staging import JOURNAL
 
@@ -59,19 +59,18 @@ def manifest(plan: Plan, entries: Mapping[str, Entry], folder: Path) -> dict[str
 def _files(plan: Plan, folder: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     weights = {file.path: file for file in plan.files}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name == JOURNAL:
-            continue
-        if name in weights:
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for name in sorted((there | weights.keys()) - {JOURNAL}):
+        if name in weights:  # which may be on the Hub already, and no longer here
             found[name] = {"size": weights[name].size, "header": digest_of(weights[name].header)}
         else:
+            path = folder / name
             found[name] = {"size": path.stat().st_size, "digest": file_digest(path)}
     return found
 
 
-def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """The models that were read, in the order of the recipe."""
+def input_folders(plan: Plan) -> dict[Path, str]:
+    """What is read, in the order of the recipe, and what each folder is called."""
     models = {model.root: public_name(model.root) for model in plan.opened}
     models |= {model.adapter: public_name(model.adapter) for model in plan.opened if model.adapter}
     models |= {
@@ -79,6 +78,12 @@ def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
         for path in plan.inputs
         if not any(path.is_relative_to(root) for root in models)
     }
+    return models
+
+
+def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """The models that were read, in the order of the recipe."""
+    models = input_folders(plan)
     files: dict[Path, dict[str, dict[str, Any]]] = {root: {} for root in models}
 
     def told(path: Path) -> dict[str, Any]:
@@ -93,15 +98,3 @@ def _inputs(plan: Plan, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
             if isinstance(tensor, StoredTensor) and digest is not None:
                 told(tensor.file)["tensors"][tensor.name] = digest
     return [{"model": name, "files": files[root]} for root, name in models.items()]
-
-
-def public_name(folder: Path) -> str:
-    """What a model is called where its place means nothing: its Hub id and revision, or its name.
-
-    The Hub's cache has models in `models--OWNER--NAME/snapshots/REVISION`.
-    """
-    parts = Path(os.path.normpath(folder.absolute())).parts  # not resolved: links keep their names
-    for place, part in enumerate(parts[:-2]):
-        if part.startswith("models--") and parts[place + 1] == "snapshots":
-            return f"{part.removeprefix('models--').replace('--', '/')}@{parts[place + 2]}"
-    return parts[-1]

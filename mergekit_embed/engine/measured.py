@@ -54,7 +54,7 @@ def _views(
         place = (*member.place, "statistics")
         assert member.statistics is not None  # the recipe has been checked
         try:
-            folder = _folder(recipe, member.statistics)
+            folder = statistics_folder(recipe, member.statistics)
         except FileNotFoundError as error:
             advice = f"measure the model with `boom stats {member.reference} --data FILE -o DIR`"
             problems.append(recipe.source.problem(place, f"{error}; {advice}"))
@@ -71,8 +71,12 @@ def _views(
     return found
 
 
-def _folder(recipe: Recipe, reference: str) -> Path:
-    """The folder of statistics: counted from the recipe's folder, then the working directory."""
+def statistics_folder(recipe: Recipe, reference: str) -> Path:
+    """The folder of statistics: counted from the recipe's folder, then the working directory.
+
+    Raises:
+        FileNotFoundError: when it is in neither.
+    """
     tried = []
     for start in recipe.source.folders:
         path = start / Path(reference).expanduser()

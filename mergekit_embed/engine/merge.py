@@ -284,7 +284,7 @@ def execute(
     """Run plans together; see `merge_many`. `started`: when the clock began (perf_counter)."""
     started = time.perf_counter() if started is None else started
     check_disk(planned)
-    keep = None if memory is None else _room(planned, memory)
+    keep = None if memory is None else room(planned, memory)
     bytes_in = bytes_of(job for one in planned for job in one.jobs)
     wanted = Wanted(device, small=bytes_in < SMALL, keep=keep)
     destinations = [Destination(one, restart=restart, verify=verify) for one in planned]
@@ -317,7 +317,7 @@ def execute(
     ]
 
 
-def _room(planned: Sequence[Plan], memory: int) -> int:
+def room(planned: Sequence[Plan], memory: int) -> int:
     """Bytes that may be kept so that a run stays below so much memory.
 
     Raises:

@@ -37,7 +37,7 @@ from .nested import as_member, nested_plans
 from .plan import Index, Job, Measured, Plan, WeightFile
 from .slicing import shell_layers
 from .stamps import Stamp, stamp
-from .told import configs_told, joined
+from .told import configs_told, joined, without_places
 from .vocabularies import plan_vocabulary
 
 
@@ -116,7 +116,7 @@ def _plan(recipe: Recipe, opened: Models, output: Path) -> Plan:
         for match, want, address in zip(matches, wanted, addresses, strict=True)
     ]
     layers = shell_layers(recipe, models) if recipe.is_layered else None
-    configs = configs_told(models.shell, recipe.dtype, layers)
+    configs = joined(without_places(models.shell), configs_told(models.shell, recipe.dtype, layers))
     return Plan(
         recipe=recipe,
         output=output,

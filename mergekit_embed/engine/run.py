@@ -214,13 +214,14 @@ class Running:
         """The Gram matrix of each job's tensor, as they are found."""
         return self.results(jobs, measure)
 
-    def merge(self, sinks: Sequence[Sink]) -> Iterator[Share]:
-        """Run every wanted job, and hand what it gives to the sink of its plan.
+    def merge(self, sinks: Sequence[Sink], jobs: Share | None = None) -> Iterator[Share]:
+        """Run wanted jobs, all by default, and hand what each gives to the sink of its plan.
 
         Yields:
             jobs that are done, as they are done.
         """
         sink_of = dict(zip(map(id, self.agenda.plans), sinks, strict=True))
+        wanted = self.agenda.wanted if jobs is None else jobs
 
         def steps(work: Work) -> Steps[None]:
             sink = sink_of[id(work.plan)]
@@ -230,7 +231,7 @@ class Running:
             sink.finished(work.job, Learned(work.supply.hashes.digest, said))
             self.progress.finish_tensor(work.job.name)
 
-        for share, _ in self._in_parallel(shares(self.agenda.wanted), steps, hashed=True):
+        for share, _ in self._in_parallel(shares(wanted), steps, hashed=True):
             yield share
 
     def results(

@@ -116,7 +116,7 @@ class Staging:
         self._final = output.resolve()
         self.folder, self._aside, self._journal_aside, self._lock_file = siblings(output)
         self._made = [parent for parent in self._final.parents if not parent.exists()]
-        self._descriptors: list[int] = []
+        self._descriptors: dict[int, int] = {}
         self._lock: int | None = None
         self.bytes_written = 0
 
@@ -153,24 +153,38 @@ class Staging:
     def prepare(self) -> None:
         """What a kind of folder has in it from the start."""
 
-    def create(self, name: str, header: bytes, size: int) -> int:
+    def create(self, name: str, header: bytes, size: int, number: int | None = None) -> int:
         """A file of its final size, with its space reserved, so that a full disk shows at once.
 
         What is there of it is kept.
 
         Returns:
-            the number that `put` knows it by.
+            the number that `put` knows it by: the one that is asked for, or the next.
         """
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._descriptors.append(descriptor)
+        number = len(self._descriptors) if number is None else number
+        self._descriptors[number] = descriptor
         os.ftruncate(descriptor, size)
         if hasattr(os, "posix_fallocate"):  # not on macOS
             with _where_supported():
                 os.posix_fallocate(descriptor, 0, size)
         os.pwrite(descriptor, header, 0)
-        return len(self._descriptors) - 1
+        return number
+
+    def release(self, file: int) -> None:
+        """Sync a file that is whole, and close it.
+
+        Raises:
+            OutputError: when the disk is full or fails.
+        """
+        descriptor = self._descriptors.pop(file)
+        try:
+            with self.explained():
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def put(self, file: int, position: int, raw: Raw) -> None:
         """Write bytes at a place of a file. Safe from any thread.
@@ -202,7 +216,7 @@ class Staging:
             OutputError: when a file cannot be written or the folder not be renamed.
         """
         with self.explained():
-            for descriptor in self._descriptors:
+            for descriptor in self._descriptors.values():
                 os.fsync(descriptor)
             self.flush_folders()
             written = (p for p in self.folder.rglob("*") if p.is_file() and p.name != JOURNAL)
@@ -254,7 +268,7 @@ class Staging:
 
     def _let_go(self) -> None:
         """Close every file, and let others write to the place."""
-        for descriptor in self._descriptors:
+        for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
         if self._lock is not None:

@@ -58,7 +58,7 @@ def inputs_of(job: Job, reader: Reader) -> tuple[str | None, ...] | None:
     found = leaves(job.tensors)
     if any(isinstance(part, MergedTensor) for tensor in found for part in _within(tensor)):
         return None
-    return tuple(_digest(tensor, reader) for tensor in found)
+    return tuple(digest_read(tensor, reader) for tensor in found)
 
 
 def _within(tensor: Tensor) -> Iterator[Tensor]:
@@ -67,7 +67,12 @@ def _within(tensor: Tensor) -> Iterator[Tensor]:
         yield from _within(part)
 
 
-def _digest(tensor: Tensor, reader: Reader) -> str:
+def digest_read(tensor: Tensor, reader: Reader) -> str:
+    """The hash of all elements of a tensor, read from the first to the last.
+
+    Raises:
+        CheckpointError: when its file cannot be read.
+    """
     digest, step = Hash(), PIECE // tensor.read_as.itemsize
     for start in range(0, tensor.count, step):
         digest.add(reader.read(tensor, start, min(start + step, tensor.count)))

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..checkpoint.weights import read_object
 from ..dtypes import FLOAT_NAMES, DType
+from .lineage_names import on_hub
 
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+
+OF_THEIR_MACHINE = {
+    "config.json": ("_name_or_path",),
+    "tokenizer_config.json": (
+        "name_or_path",
+        "special_tokens_map_file",
+        "tokenizer_file",
+        "vocab_file",
+    ),
+}
+"""Keys under which libraries have stored where a file lay on the machine that wrote it. Nothing
+reads them again."""
 
 Told = Mapping[str, Mapping[str, Any]]
 """Keys and their values, by the path of the file in the model's folder."""
@@ -34,6 +49,36 @@ def configs_told(shell: Checkpoint, dtype: DType | None, layers: tuple[int, ...]
         changed = {k: v for k, v in wanted.items() if k not in content or content[k] != v}
         found |= {path: changed} if changed else {}
     return found
+
+
+def without_places(shell: Checkpoint) -> Told:
+    """What stands for paths of the machine that wrote the files: the last names of these.
+
+    Raises:
+        CheckpointError: when one of the files is broken.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for folder in dict.fromkeys(("", *(module.path for module in shell.modules))):
+        for file, keys in OF_THEIR_MACHINE.items():
+            path = f"{folder}/{file}" if folder else file
+            content = read_object(shell.root / path)
+            places = {key: content[key] for key in keys if is_path(content.get(key))}
+            if places:
+                found[path] = {key: last_name(place) for key, place in places.items()}
+    return found
+
+
+def is_path(name: Any) -> bool:
+    """True for what is no Hub id: an absolute path, or one of more than two parts."""
+    if not isinstance(name, str):
+        return False
+    return name.startswith((".", "~")) or "\\" in name or name.count("/") > 1 or name[:1] == "/"
+
+
+def last_name(path: str) -> str:
+    """Of a path of whatever system; of a place in the Hub's cache, the model's id."""
+    hub = on_hub(Path(path))
+    return hub.id if hub else re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def joined(*told: Told) -> Told:

@@ -13,7 +13,16 @@ from ..methods import Method, available
 from . import source, values
 from .bombs import refuse_large_numbers
 from .into_adapter import unsuited_for_an_adapter
-from .model import AdapterOutput, Edit, ExtendPositions, Member, Recipe, Slice, TempScale
+from .model import (
+    AdapterOutput,
+    Edit,
+    ExtendPositions,
+    Member,
+    Publish,
+    Recipe,
+    Slice,
+    TempScale,
+)
 from .nested import Around, name_of, nested_sources
 from .shape import Words, shape_problem, unknown
 from .source import Source
@@ -140,7 +149,11 @@ def _parse(origin: Source) -> tuple[RecipeFile | None, list[Problem]]:
 
 def _example(path: values.Path) -> str:
     """What a mapping at this place of a recipe looks like."""
-    examples = {"post": "{temp_scale: 0.9}", "tokenizer": "{source: union}"}
+    examples = {
+        "post": "{temp_scale: 0.9}",
+        "publish": "{repository: me/my-model}",
+        "tokenizer": "{source: union}",
+    }
     return examples.get(str(path[0]), "{model: ./folder}")
 
 
@@ -155,6 +168,7 @@ def _unknown_key(path: values.Path) -> str:
         AdapterEntry,
         EditEntry,
         ModelEntry,
+        PublishEntry,
         RecipeFile,
         SliceEntry,
         SliceSource,
@@ -166,6 +180,8 @@ def _unknown_key(path: values.Path) -> str:
         if name == "tokens":
             return TOKENS_REFUSED
         return unknown("key", name, TokenizerEntry.model_fields)
+    if path[0] == "publish" and len(path) == 2:
+        return unknown("key", name, PublishEntry.model_fields)
     entries = {"slices": SliceEntry.model_fields, "post": EditEntry.model_fields}
     entry = entries.get(str(path[0]), ModelEntry.model_fields)
     known = {1: RecipeFile.model_fields, 2: AdapterEntry.model_fields, 3: entry}
@@ -320,4 +336,5 @@ def _build(origin: Source, parsed: RecipeFile, method: Method, given: Given) -> 
         tokenizer_source=vocabulary_of(wanted, origin),
         pad_to_multiple_of=parsed.pad_to_multiple_of or tokenizer.pad_to_multiple_of,
         search=None if parsed.search is None else origin.data["search"],
+        publish=Publish(**parsed.publish.model_dump()) if parsed.publish else None,
     )

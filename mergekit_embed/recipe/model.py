@@ -55,6 +55,16 @@ class AdapterOutput:
     rank: int | None
 
 
+@dataclass(frozen=True)
+class Publish:
+    """Where the result is to be on the Hub, when it is published; see `PublishEntry`."""
+
+    repository: str
+    private: bool
+    revision: str | None
+    create_pr: bool
+
+
 Edit = TempScale | ExtendPositions
 """What is done to merged weights before they are rounded and stored."""
 
@@ -74,7 +84,8 @@ class Recipe:
     those of `post` but for `cast`, which is in `dtype`. `accepted` names the disagreements between
     members that the recipe accepts. `tokenizer_source` is `base`, `union`, or one of the models as
     the recipe refers to it. `adapter_output` is None where the result is a model. `search` says how
-    parameters are to be found, as the file has it; None where all are given.
+    parameters are to be found, as the file has it; None where all are given. `publish` says where
+    on the Hub the result is to be, for who asks for that.
     """
 
     name: str
@@ -100,6 +111,7 @@ class Recipe:
     tokenizer_source: str | None = None
     pad_to_multiple_of: int | None = None
     search: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    publish: Publish | None = None
 
     @property
     def target(self) -> Path:

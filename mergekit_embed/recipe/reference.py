@@ -19,6 +19,7 @@ from .schema import (
     AdapterEntry,
     EditEntry,
     ModelEntry,
+    PublishEntry,
     RecipeFile,
     SliceSource,
 )
@@ -275,6 +276,20 @@ pad_to_multiple_of: 64
 Which row of which model stands for which token: [tokenizers.md](tokenizers.md).
 """
 
+PUBLISH = """\
+```yaml
+merge_method: linear
+models:
+  - model: ./minilm-legal
+  - model: ./minilm-medical
+publish:
+  repository: me/minilm-{name}         # `boom-merge recipe.yaml --publish` merges and pushes
+  private: true
+```
+
+`publish` has these keys, and what they do is told in [publishing-hub.md](publishing-hub.md):
+"""
+
 VALUES = """\
 ## Values that differ from tensor to tensor
 
@@ -326,6 +341,9 @@ def markdown() -> str:
         "Each entry of `post` has one of these keys, and none is there twice:\n",
         *table(("key", "value", "meaning"), keys(EditEntry)),
         EDITS,
+        "## On the Hub\n",
+        PUBLISH,
+        *table(("key", "value", "meaning"), keys(PublishEntry)),
         VALUES,
         "## Methods and their parameters\n",
         "What each computes, with sources: [methods.md](methods.md). Parameters marked * may be "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated, Any, Literal
 
@@ -214,6 +215,35 @@ class TokenizerEntry(BaseModel):
     )
 
 
+REPOSITORY = re.compile(r"[\w.{}-]{1,96}/[\w.{}-]{1,96}", re.ASCII)
+"""OWNER/NAME; braces, since `{name}` may stand for the recipe's name."""
+
+
+class PublishEntry(BaseModel):
+    """Where the result is to be on the Hub."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    repository: str = Field(
+        description="`OWNER/NAME`; `{name}` in it stands for the recipe's name, and its point's "
+        "in a sweep"
+    )
+    private: bool = Field(default=False, description="make the repository private, if it is made")
+    revision: str | None = Field(
+        default=None, min_length=1, description="the branch, made if need be; by default `main`"
+    )
+    create_pr: bool = Field(
+        default=False, description="propose the files as a pull request, and change nothing"
+    )
+
+    @field_validator("repository")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not REPOSITORY.fullmatch(name):
+            raise ValueError(f"must be OWNER/NAME, not {kind_of(name)}")
+        return name
+
+
 class RecipeFile(BaseModel):
     """A recipe: which models to merge, and how."""
 
@@ -262,6 +292,11 @@ class RecipeFile(BaseModel):
         default=None,
         description="find the method's parameters on a probe set, then merge with what was found "
         "(docs/search.md)",
+    )
+    publish: PublishEntry | None = Field(
+        default=None,
+        description="where on the Hub the result goes when `boom-merge --publish` is run; without "
+        "that option nothing is sent (docs/publishing-hub.md)",
     )
     post: Annotated[list[EditEntry], Field(min_length=1)] | None = Field(
         default=None,

@@ -18,7 +18,7 @@ from .source import Source, in_file_order
 MOST = 1000
 """Points of a grid; more are a slip of the pen."""
 
-FIXED = {"models", "output", "slices", "sweep"}
+FIXED = {"models", "output", "publish", "slices", "sweep"}
 """Keys that cannot be swept as a whole."""
 
 STEP = re.compile(r"([a-z_]\w*)((?:\[\d+\])*)(?:\.|$)")

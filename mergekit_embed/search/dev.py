@@ -68,6 +68,9 @@ class DevObjective:
         """A metric has no gradient, so that nothing asks for a step."""
         raise NotImplementedError(f"step {number}: dev tasks have no gradient")
 
+    def start_from(self, tasks: Mapping[str, float]) -> None:
+        """See `Objective`: scores are alike from the start."""
+
     def judge(self) -> Evaluation:
         """See `Objective`: the negative of the mean, or of the Borda count."""
         own = self._tasks()

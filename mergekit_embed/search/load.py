@@ -89,6 +89,7 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
         max_length=parsed.max_length,
         held_out=parsed.held_out,
         seed=parsed.seed,
+        balanced=parsed.balance == "tasks",
         time_limit=parsed.time_limit,
         temperature=parsed.temperature,
         dev=folders,
@@ -160,6 +161,9 @@ def _problems(recipe: Recipe, parsed: SearchEntry) -> Iterator[Problem]:
     if parsed.objective != "loss" and parsed.data:
         message = "is for the loss; points are judged by dev tasks here, leave it out"
         yield origin.problem(("search", "data"), message, key=True)
+    if parsed.objective != "loss" and "balance" in parsed.model_fields_set:
+        message = "is of the loss; points are judged by dev tasks here, leave it out"
+        yield origin.problem(("search", "balance"), message, key=True)
     if parsed.objective != "loss" and not parsed.dev:
         message = f'"{parsed.objective}" judges by dev tasks; name their folders under `dev:`'
         yield origin.problem(("search", "objective"), message)

@@ -184,6 +184,10 @@ class Searching:
         self.strategy.restore(state["strategy"])
         steps = [math.nan if loss is None else loss for loss in state["steps"]]
         self.trail = Trail(state["judged"], steps, state["best"], state["seconds"])
+        first: dict[str, float] = next(
+            (one["tasks"] for one in state["judged"] if one["tasks"]), {}
+        )
+        self.objective.start_from(first)
 
     def stand(self, point: Point) -> None:
         """Put the model at a point, unless it is there."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,6 +33,9 @@ class Objective(Protocol):
     def judge(self) -> Evaluation:
         """What the model is worth, the same whenever it stands at the same point."""
 
+    def start_from(self, tasks: Mapping[str, float]) -> None:
+        """Go on with a search whose first point had these values in its tasks."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -53,9 +58,12 @@ class Tokens:
 
 
 class ProbeLoss:
-    """The mean over batches of the loss that each data set is trained with.
+    """The loss that each data set is trained with, on batches that are tokenised once.
 
-    The model is as when it embeds, without dropout. Texts are tokenised once.
+    Losses of different kinds are not alike: CoSENT may be 9 where InfoNCE is 0.2, and a plain mean
+    would give all for the first. So, unless asked otherwise, every task counts the same, and its
+    loss is a multiple of what it was at the first point that is judged. The model is as when it
+    embeds, without dropout.
     """
 
     def __init__(
@@ -64,8 +72,17 @@ class ProbeLoss:
         datasets: Mapping[str, Dataset],
         probe: ProbeSet,
         seed: int,
+        *,
+        balanced: bool = True,
     ):
         """Tokenise the probe set.
+
+        Args:
+            model: that moves.
+            datasets: by name.
+            probe: their rows and batches.
+            seed: of the order of batches, and of losses that draw.
+            balanced: whether tasks count alike; otherwise batches do, with losses as they are.
 
         Raises:
             UsageError: when a loss does not suit the model.
@@ -85,6 +102,14 @@ class ProbeLoss:
         self._taught = [once[id(batch)] for batch in probe.taught]
         self._judged = [once[id(batch)] for batch in probe.judged]
         self._model = model
+        self._batches = Counter(self._tasks[one.name] for one in self._taught)
+        self._balanced = balanced
+        self._weights: dict[str, float] | None = None
+
+    def start_from(self, tasks: Mapping[str, float]) -> None:
+        """See `Objective`; a task whose loss is 0 from the start counts as it is."""
+        if self._weights is None and tasks:
+            self._weights = {task: 1.0 / loss if loss > 0 else 1.0 for task, loss in tasks.items()}
 
     def step(self, number: int) -> float:
         """See `Objective`. Every epoch goes through all batches in another order."""
@@ -94,7 +119,8 @@ class ProbeLoss:
         torch.manual_seed(key_of("step", self._seed, number) % 2**63)  # of losses that draw
         self._model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            loss = self._loss(self._taught[order[place]])
+            batch = self._taught[order[place]]
+            loss = self._loss(batch) * self._share(self._tasks[batch.name])
             if bool(loss.isfinite()):
                 torch.autograd.backward(loss)
         return float(loss.detach())
@@ -106,7 +132,20 @@ class ProbeLoss:
         found = [(self._tasks[one.name], float(self._loss(one))) for one in self._judged]
         tasks = {task: [loss for name, loss in found if name == task] for task, _ in found}
         means = {task: sum(own) / len(own) for task, own in tasks.items()}
-        return Evaluation(sum(loss for _, loss in found) / len(found), tasks=means)
+        if not self._balanced:
+            return Evaluation(sum(loss for _, loss in found) / len(found), tasks=means)
+        if all(math.isfinite(loss) for loss in means.values()):
+            self.start_from(means)
+        weights = self._weights or {}
+        values = [weights.get(task, 1.0) * loss for task, loss in means.items()]
+        return Evaluation(sum(values) / len(values), tasks=means)
+
+    def _share(self, task: str) -> float:
+        """What the loss of a batch is multiplied by, so that steps mean what is judged."""
+        if not self._balanced:
+            return 1.0
+        even = self._batches.total() / (len(self._batches) * self._batches[task])
+        return even * (self._weights or {}).get(task, 1.0)
 
     def _loss(self, batch: Tokens) -> Tensor:
         columns, labels = batch.on(self._device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engine.hashing import digest_of
 from ..engine.plan import Plan
 from ..engine.reader import Reader
 from ..engine.stamps import stamp
@@ -103,7 +104,7 @@ def search(
         trail = searching.run()
         searching.stand(trail.best_point)
         report = report_of(spec, scene, probe, trail, searching)
-    _write_recipes(spec, scene, trail, folder, report)
+    report["written"] = _write_recipes(spec, scene, trail, folder, report)
     write_json(folder / REPORT, report)
     (folder / STATE).unlink(missing_ok=True)
     return SearchResult(
@@ -120,15 +121,17 @@ def search(
 
 def _write_recipes(
     spec: SearchSpec, scene: Scene, trail: Trail, folder: Path, report: Mapping[str, Any]
-) -> None:
-    """found.yaml, and a recipe for every point of a front."""
+) -> str:
+    """found.yaml, whose hash is returned, and a recipe for every point of a front."""
     content = found_recipe(spec, trail.best_point, scene.grouping, folder)
-    write_text(folder / NAME, as_yaml(content, remark_on(spec, trail)))
+    text = as_yaml(content, remark_on(spec, trail))
+    write_text(folder / NAME, text)
     for place, one in enumerate(report.get("front", ()), start=1):
         file = folder / FRONT / f"{place}.yaml"
         content = found_recipe(spec, trail.point(one["point"]), scene.grouping, file.parent)
         content["output"] = f"{content['output']}-{place}"
         write_text(file, as_yaml(content, remark_on_front(spec, one["axes"])))
+    return digest_of(text.encode())
 
 
 def _make(folder: Path) -> None:
@@ -186,7 +189,7 @@ def strategy_of(spec: SearchSpec, scene: Scene, start: Point) -> Strategy:
 def _objective(spec: SearchSpec, scene: Scene, probe: Probe | None) -> Objective:
     model = scene.embedder.model
     if probe is not None:
-        return ProbeLoss(model, probe.datasets, probe.rows, spec.seed)
+        return ProbeLoss(model, probe.datasets, probe.rows, spec.seed, balanced=spec.balanced)
     tasks = DevTasks(spec.dev)
 
     rivals = None

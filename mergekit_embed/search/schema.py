@@ -56,6 +56,11 @@ class SearchEntry(BaseModel):
         description="what points are judged by: the loss on the probe set, the mean of the `dev` "
         "tasks, or their Borda count against the members",
     )
+    balance: Literal["tasks", "batches"] = Field(
+        default="tasks",
+        description="of `loss`: `tasks` counts every task the same, its loss as a multiple of what "
+        "it was at the first point; `batches` takes the mean over batches, losses as they are",
+    )
     dev: list[Text] = Field(
         default_factory=list,
         description="folders of dev tasks, to compare what was found with other merges, or to "

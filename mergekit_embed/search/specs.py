@@ -51,6 +51,7 @@ class SearchSpec:
         held_out: the part of its batches that points are judged on and that give no gradient.
         objective: what is judged by: the mean loss of a probe set, the mean of dev tasks (its
             negative, as everything searched for is small), or their Borda count.
+        balanced: whether tasks count alike in the loss, and not batches.
         time_limit: seconds; None for none.
         temperature: of `few_shot`.
         dev: folders of dev tasks.
@@ -70,6 +71,7 @@ class SearchSpec:
     max_length: int
     held_out: float
     seed: int
+    balanced: bool
     time_limit: float | None
     temperature: float
     dev: tuple[Path, ...]

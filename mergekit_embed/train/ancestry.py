@@ -1,7 +1,8 @@
 """What is known of a model that is to be updated: what it was trained from, and on what.
 
 Beside a model that `boom-train` has made lie the plan and the record of its training: above a
-member (`OUT/members/NAME`), and beside the merge of all of them (`OUT/merged`).
+member (`OUT/members/NAME`), and beside the merge of all of them (`OUT/merged`). Without
+these, a merged model's own lineage has what the record says of its members.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.locate import is_folder, locate
+from ..engine.lineage_file import LINEAGE, read_content
 from ..errors import UsageError
 from .merging import FOLDER
 from .places import content_in
@@ -72,15 +74,19 @@ def ancestry(model: str, base: str | None, plan: Path | None) -> Ancestry:
         plan = folder / PLAN
     elif plan is not None and folder is None and plan.name == PLAN:
         folder = plan.parent
-    record = read_all(folder) if folder else {}
+    record = read_all(folder) if folder else _record_in_lineage(model)
     content = content_in(load(plan), Path()) if plan else {}
     known = base or content.get("model")
     if known is None and folder is not None and record:
         name = str(record["model"]["name"])
         known = os.path.relpath(folder / name) if is_folder(name, (folder,)) else name
+    elif known is None and record:
+        known = _called(str(record["model"]["name"]), locate(model, HERE))
     if known is None:
         reason = f"no {PLAN} and no {RECORD} lie beside it"
-        if not is_folder(model, HERE):
+        if record:
+            reason = f"it was {record['model']['name']}, which is not here"
+        elif not is_folder(model, HERE):
             reason = "there is no such folder"
         raise UsageError(
             f"{model}: what it was trained from is not known, as {reason}; name that model with "
@@ -98,3 +104,35 @@ def _training_of(model: str) -> Path | None:
     folders += [place.parent.parent] if place.parent.name == FOLDER else []
     ours = (one for one in folders if (one / RECORD).is_file() or (one / PLAN).is_file())
     return next(ours, None)
+
+
+def _record_in_lineage(model: str) -> dict[str, Any]:
+    """What the lineage in a merged model's folder has of the record of its training.
+
+    Of several trainings that of an update counts, else the first; and of the data sets of all that
+    began where it did, each.
+
+    Raises:
+        CheckpointError: when there is a lineage that cannot be read.
+    """
+    path = locate(model, HERE) / LINEAGE if is_folder(model, HERE) else Path(LINEAGE)
+    if not is_folder(model, HERE) or not path.is_file():
+        return {}
+    told = [one["training"] for one in read_content(path)["models"] if one.get("training")]
+    if not told:
+        return {}
+    chosen = next((one for one in told if one.get("update")), told[0])
+    alike = [one for one in told if one["base"] == chosen["base"]]
+    data = {name: dict(own) for one in alike for name, own in one.get("data", {}).items()}
+    kept = {key: chosen.get(key) for key in ("plan", "seed", "schedule", "training", "lora")}
+    found = {"model": dict(chosen["base"]), **kept, "data": data, "update": chosen.get("update")}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _called(name: str, model: Path) -> str | None:
+    """A base by the last name of its folder, where one of that name lies near; or its Hub id."""
+    around = (Path(), model.absolute().parent, model.absolute().parent.parent)
+    for folder in around:
+        if is_folder(name, (folder,)):
+            return os.path.relpath(folder / name)
+    return name if "/" in name else None

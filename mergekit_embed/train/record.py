@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from ..engine.hashing import digest_of, file_digest
+from ..engine.lineage_file import LINEAGE
 from ..errors import OutputError
 from ..version import __version__
 from .bags import Member
@@ -116,7 +117,8 @@ def model_digest(folder: Path) -> str:
 
 
 def _is_of_model(name: str) -> bool:
-    return Path(name).suffix in OF_MODELS and not name.startswith(("onnx/", "openvino/"))
+    told = name == LINEAGE or name.startswith(("onnx/", "openvino/"))
+    return Path(name).suffix in OF_MODELS and not told
 
 
 def folder_digest(folder: Path, counts: Callable[[str], bool] = lambda name: True) -> str:

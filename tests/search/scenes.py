@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,9 @@ class Planted:
 
     def judge(self) -> Evaluation:
         return Evaluation(self._distance())
+
+    def start_from(self, tasks: Mapping[str, float]) -> None:
+        """There are none."""
 
 
 def searching_of(spec: SearchSpec, scene: Scene, objective: Any) -> Searching:

@@ -35,6 +35,7 @@ from mergekit_embed.recipe import load
 from mergekit_embed.search import search
 from mergekit_embed.search.loop import Silent
 from mergekit_embed.search.objective import ProbeLoss
+from mergekit_embed.search.prepare import open_probe
 from mergekit_embed.search.state import STATE
 
 from .scenes import DATA, boom_search, opened_scene, recipe_of, write_recipe
@@ -181,6 +182,35 @@ def test_strategies_that_only_judge(family_folder: Path, strategy: str) -> None:
     assert [one["label"] for one in judged[:3]] == ["m1 alone", "m2 alone", "m3 alone"]
     assert found.value <= min(one["value"] for one in judged[:3])
     merge(found.recipe, family_folder / "merged")
+
+
+@pytest.mark.parametrize("balance", ["tasks", "batches"])
+def test_steps_mean_what_is_judged(family_folder: Path, balance: str) -> None:
+    """The mean loss of the steps of an epoch is the value that is judged, on the same batches."""
+    recipe = recipe_of(family_folder, held_out=0, balance=balance)
+    rows = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i % 5} for i in range(80)]
+    write_rows(family_folder / "similar.jsonl", rows)  # twice as many as of the others
+    with opened_scene(recipe) as (spec, scene):
+        found = open_probe(spec)
+        assert found is not None
+        objective = ProbeLoss(
+            scene.embedder.model, found.datasets, found.rows, 0, balanced=spec.balanced
+        )
+        judged = objective.judge()
+        count = len(found.rows.taught)
+        assert count == 5 + 10 + 5
+        steps = [objective.step(number) for number in range(count)]
+        assert sum(steps) / count == pytest.approx(judged.value, rel=1e-5)
+        if balance == "tasks":
+            assert judged.value == pytest.approx(1.0)
+            scene.position.put(np.ones((len(scene.jobs), 3)))
+            moved = objective.judge()
+            ratios = [moved.tasks[task] / judged.tasks[task] for task in judged.tasks]
+            assert moved.value == pytest.approx(np.mean(ratios))
+        else:
+            sizes = {"retrieval": 5, "sts": 10, "classification": 5}
+            total = sum(sizes[task] * loss for task, loss in judged.tasks.items())
+            assert judged.value == pytest.approx(total / count)
 
 
 # --- what stops a search -------------------------------------------------------------------------

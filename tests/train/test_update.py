@@ -15,9 +15,11 @@ from helpers import Ran
 from safetensors.numpy import load_file
 from tiny_models import build_minilm, perturb
 
+import mergekit_embed
 from mergekit_embed.cli.boom import boom
 from mergekit_embed.cli.train import train as command
 from mergekit_embed.errors import DataError, OutputExistsError, UsageError
+from mergekit_embed.publish.lineage import read_lineage
 from mergekit_embed.recipe import load as load_recipe
 from mergekit_embed.train import run
 from mergekit_embed.train.data import open_datasets
@@ -323,6 +325,31 @@ def test_a_record_alone_tells_base_and_training(work: Path, quick: list[str]) ->
     assert planned.notes[0].startswith("the plan that out/merged was trained by is not known")
 
 
+def test_a_merged_model_elsewhere_tells_base_and_training_by_its_lineage(
+    work: Path, quick: list[str]
+) -> None:
+    beside = first()
+    mergekit_embed.merge("out/merge.yaml", "service")
+    shutil.rmtree("out")
+    history = ["q.jsonl", "s.jsonl"]
+    new_rows("n1", 300)  # the batch sizes were in the plan alone
+    planned = plan_update("service", ["n1.jsonl"], history, output="two")
+    assert (planned.plan.model, planned.plan.seed) == ("base", 3)
+    assert planned.plan.training == beside.plan.training
+    assert planned.about["core"] == beside.about["core"]
+    assert planned.about["before"][0]["model"]["name"] == "base"
+    shutil.move("base", "elsewhere")
+    with pytest.raises(UsageError, match="as it was base, which is not here; name that model"):
+        plan_update("service", ["n1.jsonl"], history)
+    moved = plan_update("service", ["n1.jsonl"], history, base="elsewhere", output="two")
+    update(moved)
+    shutil.rmtree("two")
+    shutil.rmtree("elsewhere")
+    build_minilm(Path("elsewhere"), 9)
+    with pytest.raises(UsageError, match="is not what service was trained from"):
+        update(moved)
+
+
 # --- wrong use ------------------------------------------------------------------------------------
 
 
@@ -459,3 +486,17 @@ def test_a_real_update_is_the_mean_direction_of_both(work: Path) -> None:
         assert np.abs(both - wanted).max() < 1e-6
     assert moved > 20
     assert load("two/plan.yaml").merge["models"] == [{"model": "../out/merged"}]
+    own, new = (read_lineage(f"{name}/merged") for name in ("out", "two"))
+    training = own.models[0]["training"]
+    assert (training["member"], training["seed"], training["base"]["name"]) == (
+        "bag-100",
+        3,
+        "base",
+    )
+    assert training["data"]["q"]["rows"] == training["data"]["q"]["of"] == 40
+    assert training["loss"].keys() == {"first", "last"}
+    assert training["versions"]["mergekit_embed"] == mergekit_embed.__version__
+    by_name = {one["name"]: one for one in new.models}
+    assert by_name["merged"]["lineage"] == own.digest
+    assert by_name["update"]["training"]["update"]["number"] == 1
+    assert Path("out/merged").exists() and str(work) not in json.dumps(dict(new.content))

@@ -1,0 +1,1 @@
+"""Publishing a model: its lineage, its card, the Hub."""
