@@ -145,9 +145,10 @@ class Evaluating:
             with quiet_libraries():
                 for model in self._models:
                     own = [unit for unit in left if unit.model is model]
+                    if own and done:
+                        gc.collect()  # the model before holds itself, and its memory
                     if own:
                         done |= self._run_model(model, own, left)
-                        gc.collect()  # a SentenceTransformer holds itself, and its memory
         except BaseException as error:
             kept = sum(self._known(unit.meta, unit.task) is not None for unit in units)
             if kept:
