@@ -192,6 +192,22 @@ def test_a_sweep_is_all_its_models(family: Family, tmp_path: Path) -> None:
     assert opened[0].parents == (*map(str, family.members), str(family.base))
 
 
+def test_a_model_with_an_adapter_is_the_merge_of_both(
+    family: Family, tmp_path: Path, quick: Path
+) -> None:
+    from lora import adapt
+
+    adapt(family.base, tmp_path / "adapter", 1)
+    both = f"{family.base}+{tmp_path / 'adapter'}"
+    found, ran = evaluated([family.base, both], [quick], tmp_path / "results")
+    assert len(ran.ran) == 2
+    recipe = {"merge_method": "passthrough", "models": listed(both)}
+    merged = mergekit_embed.merge(recipe, tmp_path / "merged").path
+    again, ran = evaluated([merged], [quick], tmp_path / "results")
+    assert ran.ran == []
+    assert again.rows[0].scores == found.rows[1].scores != found.rows[0].scores
+
+
 def test_a_merge_that_gives_no_numbers_is_an_error(own_family: Family, quick: Path) -> None:
     file = own_family.members[0] / "model.safetensors"
     tensors = load_file(file)
@@ -393,6 +409,20 @@ def test_data_of_the_hub_that_is_not_here_is_told_and_the_rest_stays(
     assert error.value.__notes__ == ["1 of 2 results are there; the same command continues"]
     _, ran = evaluated([family.base], [quick], tmp_path / "results")
     assert ran.ran == []
+
+
+def test_an_interrupted_run_says_what_it_keeps(family: Family, tmp_path: Path, quick: Path) -> None:
+    class Impatient(Watching):
+        def finished(self, label: str, task: str, score: float) -> None:
+            raise KeyboardInterrupt
+
+    models = open_models([str(family.base), str(family.members[0])])
+    tasks, results = open_tasks([str(quick)]), tmp_path / "results"
+    options = {"results": results, "device": "cpu", "progress": Impatient()}
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        Evaluating(models, tasks, **options).run()
+    assert interrupt.value.__notes__ == ["1 of 2 results are there; the same command continues"]
+    assert not list(results.glob(".partial-*"))
 
 
 def test_a_score_that_is_no_number_counts_as_nothing(
