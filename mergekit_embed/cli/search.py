@@ -207,6 +207,8 @@ def _lines(told: SearchPreview) -> Iterator[str]:
         rows = ", ".join(f"{name} {count}" for name, count in told.rows.items())
         yield f"probe set: {rows} rows"
         yield f"  {told.taught} batches to learn on, {told.judged} to judge on"
+    if told.dropped:
+        yield f"  {told.dropped} rows left out, as dev tasks have them"
     if told.mined:
         yield f"negatives are looked for first in {', '.join(told.mined)}"
     if told.dev:
@@ -243,10 +245,8 @@ def _show(found: SearchResult) -> None:
 
 
 def _sure(lead: dict[str, Any]) -> str:
-    if lead["interval"] is None:
-        return ""
     low, high = lead["interval"]
-    return f" ({low:+.4f} to {high:+.4f}, drawing tasks anew)"
+    return f" ({low:+.4f} to {high:+.4f}, drawing texts anew)"
 
 
 def _as_dict(recipe: Path, found: SearchResult) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from mteb import ResultCache
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
+from .. import samples
 from ..engine.staging import explained, sync
 from ..errors import OutputError
-from . import samples
-from .samples import Samples
+from ..samples import Samples
 
 SETTINGS = "run_settings.jsonl"
 META = "model_meta.json"

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from .samples import DRAWS, Doubles, Samples, drawn
+from ..samples import DRAWS, Doubles, Samples, drawn
 
 SEED = 0
 """Of the draws of intervals, so that a table is the same whenever it is printed."""

@@ -20,7 +20,7 @@ from mteb.abstasks import (
 )
 from mteb.abstasks.abstask import AbsTask
 
-from .samples import Doubles, Samples
+from ..samples import Doubles, Samples
 
 PAIR_SCORES = (
     ("similarity_scores", 1),

@@ -17,15 +17,15 @@ import mteb
 from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
+from .. import samples
 from ..errors import UsageError
-from . import samples
+from ..samples import Samples
 from .cache import Results
 from .compare import Comparison, Row
 from .encoder import Encoder, Settings, TaskPrompt
 from .models import Model
 from .progress import Progress, Silent
 from .recording import Recorder
-from .samples import Samples
 from .tasks import Task, TaskError, load_data, unload_data
 
 BATCH = 32

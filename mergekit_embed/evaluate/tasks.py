@@ -43,7 +43,7 @@ from ..task_folder import (
     is_task,
     read_task,
 )
-from ..train.dev import ClassificationEvaluator
+from ..train.evaluators import ClassificationEvaluator
 from .compare import Group, TaskFacts
 
 MTEB_TYPES: Mapping[Kind, tuple[str, str, type[AbsTask]]] = {

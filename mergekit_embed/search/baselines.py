@@ -6,17 +6,17 @@ import numpy as np
 
 from ..methods import Gram, available
 from ..methods.notes import collected_notes
-from .dev import DevTasks, Scores
+from .dev import DevTasks, Measured
 from .prepare import Scene
 from .specs import Doubles
 
 
-def alone(scene: Scene, tasks: DevTasks) -> dict[str, Scores]:
+def alone(scene: Scene, tasks: DevTasks) -> dict[str, Measured]:
     """What the members reach by themselves; the model moves."""
-    found: dict[str, Scores] = {}
+    found: dict[str, Measured] = {}
     for label, weights in zip(scene.labels, np.eye(len(scene.labels)), strict=True):
         scene.position.put(np.tile(weights, (len(scene.jobs), 1)))
-        found[label] = tasks.scores(scene.embedder.model)
+        found[label] = tasks.measured(scene.embedder.model)
     return found
 
 

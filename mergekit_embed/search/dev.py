@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..samples import Samples, drawn
 from .specs import Doubles, Evaluation
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-RESAMPLED = 10_000
-"""Draws of a bootstrap."""
+MIDDLE = (0.025, 0.975)
+"""The quantiles of draws that an interval of 95 percent has."""
 
 Scores = Mapping[str, float]
 """What a model reaches in every task; more is better."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model reaches in every task, and the scores of single texts that this is made of."""
+
+    scores: Scores
+    samples: Mapping[str, Samples]
 
 
 class DevTasks:
@@ -34,18 +44,21 @@ class DevTasks:
         """
         from ..train.dev import evaluator
 
-        self._evaluators: dict[str, Callable[[Any], Any]] = {
-            folder.name: evaluator(folder, self.BATCH) for folder in folders
-        }
+        self._evaluators = {folder.name: evaluator(folder, self.BATCH) for folder in folders}
 
     def scores(self, model: SentenceTransformer) -> dict[str, float]:
         """The primary metric of every task, where the model stands."""
-        found = {}
+        return dict(self.measured(model).scores)
+
+    def measured(self, model: SentenceTransformer) -> Measured:
+        """The primary metric of every task, and of every text, where the model stands."""
+        scores, samples = {}, {}
         for name, evaluator in self._evaluators.items():
-            result = evaluator(model)
-            metric = getattr(evaluator, "primary_metric", None)
-            found[name] = float(result[metric] if isinstance(result, Mapping) else result)
-        return found
+            found = evaluator(model)
+            assert evaluator.primary_metric is not None  # it is there once something was measured
+            scores[name] = float(found[evaluator.primary_metric])
+            samples[name] = evaluator.samples
+        return Measured(scores, samples)
 
 
 class DevObjective:
@@ -91,29 +104,28 @@ def borda(own: Scores, rivals: Sequence[Scores]) -> float:
     return found
 
 
-def compared(models: Mapping[str, Scores], ours: str, seed: int) -> dict[str, Any]:
+def compared(models: Mapping[str, Measured], ours: str, seed: int) -> dict[str, Any]:
     """Means over tasks, and intervals of the lead of one model over every other.
 
-    Tasks are drawn again with replacement, so that the interval says how far the lead depends on
-    which tasks there are; with a single task there is none.
+    The texts of every task are drawn again with replacement, the same for all models, so that an
+    interval says how far a lead depends on which texts there are.
     """
-    tasks = list(models[ours])
-    table = {name: np.array([scores[task] for task in tasks]) for name, scores in models.items()}
+    draws = {name: _drawn(model.samples, seed) for name, model in models.items()}
+    means = {name: float(np.mean(list(one.scores.values()))) for name, one in models.items()}
     found: dict[str, Any] = {}
-    for name, scores in table.items():
-        told: dict[str, Any] = {"mean": float(scores.mean()), "tasks": dict(models[name])}
+    for name, model in models.items():
+        told: dict[str, Any] = {"mean": means[name], "tasks": dict(model.scores)}
         if name != ours:
-            lead = table[ours] - scores
-            told["lead"] = {"mean": float(lead.mean()), "interval": _interval(lead, seed)}
+            low, high = np.quantile(draws[ours] - draws[name], MIDDLE)
+            lead = means[ours] - means[name]
+            told["lead"] = {"mean": lead, "interval": [float(low), float(high)]}
         found[name] = told
     return found
 
 
-def _interval(values: Doubles, seed: int) -> list[float] | None:
-    """The middle 95 percent of means of values drawn with replacement."""
-    if len(values) < 2:
-        return None
-    random = np.random.default_rng(seed)
-    means = values[random.integers(0, len(values), (RESAMPLED, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return [float(low), float(high)]
+def _drawn(samples: Mapping[str, Samples], seed: int) -> Doubles:
+    """The mean over tasks for every draw of their texts."""
+    own = [one for _, one in sorted(samples.items())]
+    each = [drawn({"": one}, seed + place) for place, one in enumerate(own)]
+    found: Doubles = np.mean(each, axis=0)
+    return found

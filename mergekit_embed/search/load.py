@@ -93,6 +93,7 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
         time_limit=parsed.time_limit,
         temperature=parsed.temperature,
         dev=folders,
+        drops_overlap=parsed.overlap == "drop",
         bounds={name: (least, most) for name, (least, most) in parsed.parameters.items()},
         evaluations=parsed.evaluations,
         axes={name: tuple(tasks) for name, tasks in parsed.axes.items()},

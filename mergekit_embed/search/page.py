@@ -147,9 +147,7 @@ def _dev(dev: Mapping[str, Any]) -> str:
         "Mean over the dev tasks.",
     )
     if leads:
-        intervals = [
-            None if one["interval"] is None else Interval(*one["interval"]) for _, one in leads
-        ]
+        intervals = [Interval(*one["interval"]) for _, one in leads]
         drawn = bars(
             [f"over {name}" for name, _ in leads],
             [one["mean"] for _, one in leads],
@@ -157,7 +155,7 @@ def _dev(dev: Mapping[str, Any]) -> str:
             x_label="lead of what was found",
         )
         told = (
-            "By how much what was found leads; the line holds 95 % of the means when tasks are "
+            "By how much what was found leads; the line holds 95 % of the means when texts are "
             "drawn anew. One that crosses zero is no lead to rely on."
         )
         body += figure(drawn, "Lead of what was found over other merges", told)

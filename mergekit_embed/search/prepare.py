@@ -15,11 +15,12 @@ from ..errors import Problem, RecipeError
 from ..statistics.embedder import Embedder
 from ..train.data import Dataset, open_datasets
 from ..train.mining import mine_all
+from ..train.specs import TrainingPlan
 from .elements import opened
 from .geometry import Cells, cells_of, measured, merged_jobs
 from .groups import Grouping, grouped
 from .position import Position
-from .probe import ProbeSet, draw_probe, refuse_overlap
+from .probe import ProbeSet, draw_probe
 from .specs import Doubles, SearchSpec
 
 UNRELATED = 0.5
@@ -75,9 +76,13 @@ def open_probe(spec: SearchSpec) -> Probe | None:
     if spec.probe is None:
         return None
     datasets = mine_all(open_datasets(spec.probe), spec.probe)
-    rows = draw_probe(spec.probe, datasets, spec.rows, spec.held_out)
-    refuse_overlap(rows.rows, datasets, spec.dev)
-    return Probe(datasets, rows)
+    return Probe(datasets, probe_of(spec, spec.probe, datasets))
+
+
+def probe_of(spec: SearchSpec, plan: TrainingPlan, datasets: Mapping[str, Dataset]) -> ProbeSet:
+    """Draw the probe set of a search; errors as those of `draw_probe`."""
+    own = (spec.rows, spec.held_out, spec.dev)
+    return draw_probe(plan, datasets, *own, drop=spec.drops_overlap)
 
 
 def open_scene(

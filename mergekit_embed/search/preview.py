@@ -13,8 +13,8 @@ from ..train.dev import evaluator
 from .geometry import merged_jobs
 from .groups import grouped
 from .load import load_search
-from .prepare import planned
-from .probe import draw_probe, refuse_overlap
+from .prepare import planned, probe_of
+from .probe import ProbeSet
 from .soups import ForwardSelection
 from .specs import SearchSpec
 
@@ -31,7 +31,8 @@ class SearchPreview:
         members: bytes that each takes as it is stored.
         tensors: that are merged; `groups`: names of those that share coefficients.
         judgements: at most; `steps`: of a descent, else 0.
-        rows: of the probe set, by data set; `taught`, `judged`: its batches.
+        rows: of the probe set, by data set; `taught`, `judged`: its batches; `dropped`: rows
+            that are left out as dev tasks have them.
         mined: data sets that negatives would be looked for first.
         dev: names of dev tasks.
         model_bytes: of the model in float32; `gradient_bytes`: of its gradients, if there are any.
@@ -50,6 +51,7 @@ class SearchPreview:
     rows: Mapping[str, int]
     taught: int
     judged: int
+    dropped: int
     mined: tuple[str, ...]
     dev: tuple[str, ...]
     model_bytes: int
@@ -76,7 +78,7 @@ def preview_search(
     grouping = grouped([job.name for job in jobs], spec.groups, spec.blocks)
     for task in spec.dev:
         evaluator(task)
-    rows, taught, judged = _probe(spec)
+    rows, drawn = _probe(spec)
     elements = sum(job.count for job in jobs)
     descends = spec.strategy == "gradient"
     sizes = {
@@ -95,8 +97,9 @@ def preview_search(
         judgements=_judgements(spec, len(sizes)),
         steps=spec.descent.steps if descends else 0,
         rows=rows,
-        taught=taught,
-        judged=judged,
+        taught=len(drawn.taught) if drawn else 0,
+        judged=len(drawn.judged) if drawn else 0,
+        dropped=drawn.dropped if drawn else 0,
         mined=tuple(name for name, one in _datasets(spec).items() if one.mine is not None),
         dev=tuple(task.name for task in spec.dev),
         model_bytes=elements * FLOAT32,
@@ -113,15 +116,12 @@ def _datasets(spec: SearchSpec) -> Mapping[str, Any]:
     return {} if spec.probe is None else spec.probe.datasets
 
 
-def _probe(spec: SearchSpec) -> tuple[dict[str, int], int, int]:
-    """Rows by data set, and how many batches give gradients and are judged on."""
+def _probe(spec: SearchSpec) -> tuple[dict[str, int], ProbeSet | None]:
+    """Rows by data set, and the batches; nothing where dev tasks are judged by."""
     if spec.probe is None:
-        return {}, 0, 0
-    datasets = open_datasets(spec.probe)
-    drawn = draw_probe(spec.probe, datasets, spec.rows, spec.held_out)
-    refuse_overlap(drawn.rows, datasets, spec.dev)
-    rows = {name: len(numbers) for name, numbers in drawn.rows.rows.items()}
-    return rows, len(drawn.taught), len(drawn.judged)
+        return {}, None
+    drawn = probe_of(spec, spec.probe, open_datasets(spec.probe))
+    return {name: len(numbers) for name, numbers in drawn.rows.rows.items()}, drawn
 
 
 def _judgements(spec: SearchSpec, members: int) -> int:

@@ -35,16 +35,24 @@ FIELDS = {
 class ProbeSet:
     """Batches of the probe set: those that give gradients, and those that are judged on.
 
-    Where a data set has a single batch it is both.
+    Where a data set has a single batch it is both. `dropped`: how many rows were left out because
+    dev tasks have them.
     """
 
     rows: Member
     taught: tuple[Batch, ...]
     judged: tuple[Batch, ...]
+    dropped: int = 0
 
 
 def draw_probe(
-    plan: TrainingPlan, datasets: Mapping[str, Dataset], rows: int, held_out: float
+    plan: TrainingPlan,
+    datasets: Mapping[str, Dataset],
+    rows: int,
+    held_out: float,
+    dev: Sequence[Path] = (),
+    *,
+    drop: bool = False,
 ) -> ProbeSet:
     """Draw a probe set, and cut it into batches of one data set each.
 
@@ -56,14 +64,22 @@ def draw_probe(
         datasets: by name.
         rows: so many at most.
         held_out: the part of a data set's batches that is judged on and gives no gradient.
+        dev: folders of dev tasks, which must not have texts of the probe set.
+        drop: leave out rows that they have; otherwise these are an error.
 
     Raises:
-        DataError: when a data set has no rows for a single batch.
+        DataError: when a data set has no rows for a single batch, or dev tasks have some of them.
     """
     numbers = {
         name: drawn(datasets[name], count, plan.seed, NAME)
         for name, count in _counts(datasets, rows).items()
     }
+    known = {digest: place for folder in dev for digest, place in _digests(folder)}
+    shared_with_dev = list(_overlap(numbers, datasets, known)) if known else []
+    if shared_with_dev and not drop:
+        raise DataError(_told(shared_with_dev, datasets))
+    for name, number, _ in shared_with_dev:
+        numbers[name] = numbers[name][numbers[name] != number]
     problems = [_too_few(datasets[name], own) for name, own in numbers.items()]
     if found := [problem for problem in problems if problem]:
         raise DataError(found)
@@ -76,7 +92,7 @@ def draw_probe(
         kept = len(own) if held_out == 0 else max(1, round(held_out * len(own)))
         judged += own[:kept]
         taught += own[kept:] if kept < len(own) else own
-    return ProbeSet(member, tuple(taught), tuple(judged))
+    return ProbeSet(member, tuple(taught), tuple(judged), len(shared_with_dev))
 
 
 def _counts(datasets: Mapping[str, Dataset], rows: int) -> dict[str, int]:
@@ -109,33 +125,29 @@ def _too_few(dataset: Dataset, numbers: RowNumbers) -> Problem | None:
     return None
 
 
-def refuse_overlap(rows: Member, datasets: Mapping[str, Dataset], dev: Sequence[Path]) -> None:
-    """Refuse a probe set that holds texts which the model is measured on.
+def _overlap(
+    numbers: Mapping[str, RowNumbers], datasets: Mapping[str, Dataset], known: Mapping[int, str]
+) -> Iterator[tuple[str, int, str]]:
+    """Rows that dev tasks have: the data set, the row's number, and where they have it.
 
     Compared are queries, sentences and labelled texts, by their content without case and outer
     space.
-
-    Raises:
-        DataError: naming the first rows, and where they are in the dev tasks.
     """
-    known = {digest: place for folder in dev for digest, place in _digests(folder)}
-    if not known:
-        return
-    problems: list[Problem] = []
-    count = 0
-    for name, numbers in rows.rows.items():
-        for number in numbers:
+    for name, own in numbers.items():
+        for number in own:
             place = _found(datasets[name][int(number)], known)
             if place is not None:
-                count += 1
-                if len(problems) < SHOWN:
-                    where = datasets[name].place(int(number))
-                    problems.append(Problem(where, f"is in the dev task too ({place})"))
-    if count:
-        told = (
-            f"{count} rows of the probe set are in dev tasks; coefficients would be found on them"
-        )
-        raise DataError([*problems, Problem("", told)])
+                yield name, int(number), place
+
+
+def _told(found: Sequence[tuple[str, int, str]], datasets: Mapping[str, Dataset]) -> list[Problem]:
+    problems = [
+        Problem(datasets[name].place(number), f"is in the dev task too ({place})")
+        for name, number, place in found[:SHOWN]
+    ]
+    rows = "1 row of the probe set is" if len(found) == 1 else f"{len(found)} rows of it are"
+    told = f"{rows} in dev tasks; coefficients would be found on what they are measured by"
+    return [*problems, Problem("", f"{told}. Leave such rows out with `overlap: drop`")]
 
 
 def _digests(folder: Path) -> Iterator[tuple[int, str]]:

@@ -98,7 +98,7 @@ doubled the second, and lost 5 points on dev tasks. Where all tasks have one con
 the paper, that mean is the paper's objective.
 
 A probe set that shares a query, a sentence pair or a labelled text with a task of `dev` is
-refused, with file and line.
+refused, with file and line; `overlap: drop` leaves such rows out.
 
 ## Keys of `search`
 """
@@ -109,8 +109,9 @@ OUTCOME = """## What is written
 ENDS = """\
 The comparison on dev tasks has what was found, the uniform mean, Multi-SLERP with equal weights
 (tensor by tensor) and the best single member, each with the mean over tasks, and how far the
-found one leads. Its interval holds the middle 95 % of leads when tasks are drawn anew with
-replacement: it says how much hangs on the choice of tasks, and nothing of the rows within them.
+found one leads. Its interval holds the middle 95 % of 2000 leads for which the texts of every task
+(queries, pairs, labelled texts) are drawn anew with replacement, the same for all models: it says
+how much hangs on the choice of texts, and nothing of the choice of tasks.
 
 The best point that was judged is what is found. A search ends after its steps, when `patience`
 judgements brought nothing better, when the time is up, or when a loss or a gradient is not

@@ -41,6 +41,7 @@ def report_of(
             "digests": {name: one.digest for name, one in probe.datasets.items()},
             "batches": len(probe.rows.taught),
             "judged_on": len(probe.rows.judged),
+            "dropped": probe.rows.dropped,
         }
     if spec.axes:
         report["front"] = front_of(spec, trail)
@@ -56,13 +57,13 @@ def _comparison(
     tasks = DevTasks(spec.dev)
     model, position = scene.embedder.model, scene.position
     searching.stand(trail.best_point)
-    models = {"found": tasks.scores(model)}
+    models = {"found": tasks.measured(model)}
     singles = alone(scene, tasks)
-    best = max(singles, key=lambda label: sum(singles[label].values()))
-    models[f"best member ({best})"] = dict(singles[best])
+    best = max(singles, key=lambda label: sum(singles[label].scores.values()))
+    models[f"best member ({best})"] = singles[best]
     for name, coefficients in plain_merges(scene).items():
         position.put(coefficients)
-        models[name] = tasks.scores(model)
+        models[name] = tasks.measured(model)
     searching.move(trail.best_point)
     return compared(models, "found", spec.seed)
 

@@ -194,5 +194,5 @@ def _objective(spec: SearchSpec, scene: Scene, probe: Probe | None) -> Objective
 
     rivals = None
     if spec.objective == "borda":
-        rivals = list(alone(scene, tasks).values())
+        rivals = [one.scores for one in alone(scene, tasks).values()]
     return DevObjective(lambda: tasks.scores(model), rivals)

@@ -66,6 +66,11 @@ class SearchEntry(BaseModel):
         description="folders of dev tasks, to compare what was found with other merges, or to "
         "judge by; the probe set must share no text with them",
     )
+    overlap: Literal["error", "drop"] = Field(
+        default="error",
+        description="what becomes of rows of the probe set that a task of `dev` has: an error, or "
+        "they are left out and counted",
+    )
     groups: Literal["model", "block", "layer", "module", "component"] = Field(
         default="model",
         description="which tensors share coefficients: all; those of a block of layers; of a "

@@ -54,7 +54,8 @@ class SearchSpec:
         balanced: whether tasks count alike in the loss, and not batches.
         time_limit: seconds; None for none.
         temperature: of `few_shot`.
-        dev: folders of dev tasks.
+        dev: folders of dev tasks; `drops_overlap`: rows of the probe set that they have are left
+            out, and no error.
         bounds: the least and the most of every parameter, for strategies that search within a
             box; `evaluations`: their points.
         axes: names for tasks whose means are traded off against each other.
@@ -75,6 +76,7 @@ class SearchSpec:
     time_limit: float | None
     temperature: float
     dev: tuple[Path, ...]
+    drops_overlap: bool
     bounds: Mapping[str, tuple[float, float]]
     evaluations: int
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
-from mergekit_embed.evaluate import samples
+from mergekit_embed import samples
 from mergekit_embed.evaluate.compare import Comparison, Lead, Row, TaskFacts
-from mergekit_embed.evaluate.samples import Samples
+from mergekit_embed.samples import Samples
 
 SEEDS = st.integers(0, 10**6)
 

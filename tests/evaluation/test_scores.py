@@ -18,10 +18,11 @@ from sentence_transformers.sentence_transformer.evaluation import (
 from mergekit_embed.errors import DataError, UsageError
 from mergekit_embed.evaluate import evaluate
 from mergekit_embed.evaluate.compare import Comparison
-from mergekit_embed.evaluate.samples import agree
 from mergekit_embed.evaluate.tasks import local_task, open_tasks
+from mergekit_embed.samples import agree
 from mergekit_embed.task_folder import Labelled, read_task
-from mergekit_embed.train.dev import ClassificationEvaluator, evaluator
+from mergekit_embed.train.dev import evaluator
+from mergekit_embed.train.evaluators import ClassificationEvaluator
 
 from . import reference
 from .conftest import labelled, retrieval, write_task

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from mergekit_embed.samples import Samples
 from mergekit_embed.search import search
-from mergekit_embed.search.dev import borda, compared
+from mergekit_embed.search.dev import Measured, borda, compared
+from mergekit_embed.search.specs import Doubles
 from mergekit_embed.train.dev import evaluator
 
 from .scenes import DATA, dev_folders, recipe_of, write_recipe
@@ -79,11 +81,23 @@ def test_a_borda_count_counts_rivals_in_every_task() -> None:
     assert borda({"a": 0.5, "b": 0.3}, rivals) == 1.5 + 1.0
 
 
-def test_an_interval_holds_the_lead_and_needs_two_tasks() -> None:
-    one = compared({"ours": {"a": 1.0}, "theirs": {"a": 0.5}}, "ours", 0)
-    assert one["theirs"]["lead"] == {"mean": 0.5, "interval": None}
-    tasks = {f"t{i}": 0.1 * i for i in range(10)}
-    other = {name: score - 0.2 - 0.01 * (i % 2) for i, (name, score) in enumerate(tasks.items())}
-    told = compared({"ours": tasks, "theirs": other}, "ours", 0)["theirs"]["lead"]
-    assert told["mean"] == pytest.approx(0.205)
-    assert 0.2 <= told["interval"][0] < 0.205 < told["interval"][1] <= 0.21
+def measured(found: dict[str, Doubles]) -> Measured:
+    samples = {name: Samples("mean", scores[None]) for name, scores in found.items()}
+    return Measured({name: one.score() for name, one in samples.items()}, samples)
+
+
+def test_an_interval_draws_the_texts_of_every_task() -> None:
+    random = np.random.default_rng(0)
+    sizes = {"a": 400, "b": 100}
+    theirs = {name: random.normal(0.5, 0.2, size) for name, size in sizes.items()}
+    leads = {name: random.normal(0.02, 0.1, size) for name, size in sizes.items()}
+    ours = {name: scores + leads[name] for name, scores in theirs.items()}
+    told = compared({"ours": measured(ours), "theirs": measured(theirs)}, "ours", 0)
+    lead = told["theirs"]["lead"]
+    wanted = float(np.mean([one.mean() for one in leads.values()]))
+    assert lead["mean"] == pytest.approx(wanted)
+    # The same texts are drawn for both, so that only leads vary: with the error of their mean.
+    error = np.sqrt(sum(one.var() / len(one) for one in leads.values())) / 2
+    low, high = lead["interval"]
+    assert low == pytest.approx(wanted - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(wanted + 1.96 * error, abs=0.2 * error)

@@ -32,7 +32,7 @@ from mergekit_embed.errors import (
     UsageError,
 )
 from mergekit_embed.recipe import load
-from mergekit_embed.search import search
+from mergekit_embed.search import load_search, search
 from mergekit_embed.search.loop import Silent
 from mergekit_embed.search.objective import ProbeLoss
 from mergekit_embed.search.prepare import open_probe
@@ -316,7 +316,7 @@ def test_a_search_that_was_killed_continues_to_the_same_end(family_folder: Path)
         """
         import os, signal, sys
         import mergekit_embed.search.loop as loop
-        from mergekit_embed.search import search
+        from mergekit_embed.search import load_search, search
         loop.SAVE_EVERY = 0.0
         class Kill(loop.Silent):
             def stepped(self, number, loss):
@@ -398,6 +398,13 @@ def test_rows_of_a_dev_task_are_told(family_folder: Path) -> None:
     write_rows(dev / "queries.jsonl", [{"id": "1", "text": first["query"].upper()}])
     with pytest.raises(DataError, match=r"questions.jsonl:5: is in the dev task too .*queries"):
         search(recipe_of(family_folder, dev=["dev"]), family_folder / "out", device="cpu")
+    spec = load_search(recipe_of(family_folder, dev=["dev"], overlap="drop"))
+    found = open_probe(spec)
+    assert found is not None
+    assert found.rows.dropped == 1
+    kept = found.rows.rows.rows["questions"]
+    assert sorted(kept) == [number for number in range(40) if number != 4]
+    assert all(4 not in b.numbers for b in found.rows.taught if b.names == ("questions",))
 
 
 def test_a_cache_is_a_size(family_folder: Path) -> None:

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import BaseEvaluator
 from sklearn.linear_model import LogisticRegression
 from tiny_models import WORDS, build_minilm
 
 from mergekit_embed.errors import DataError
-from mergekit_embed.train.dev import ClassificationEvaluator, evaluator
+from mergekit_embed.train.dev import evaluator
+from mergekit_embed.train.evaluators import ClassificationEvaluator
 
 from .plans import write_rows
 
@@ -40,12 +42,15 @@ def task(folder: Path, **files: Sequence[Any]) -> Path:
 def score(model: SentenceTransformer, folder: Path) -> float:
     """The primary metric, as a trainer asks for it."""
     measure = evaluator(folder, 8)
+    assert isinstance(measure, BaseEvaluator)
     assert measure.greater_is_better
     metrics = measure(model)
     assert isinstance(metrics, dict)
     assert measure.primary_metric is not None
     assert measure.primary_metric.startswith("task_")
-    return metrics[measure.primary_metric]
+    found = metrics[measure.primary_metric]
+    assert measure.samples.score() == pytest.approx(found, abs=1e-6)  # made of single texts
+    return found
 
 
 # --- what is measured -----------------------------------------------------------------------------
