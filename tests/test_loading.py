@@ -63,6 +63,49 @@ def test_a_loaded_recipe_has_the_weights_of_the_merged_folder(name: str, tmp_pat
     assert (loaded.encode(texts) == written.encode(texts)).all()
 
 
+def recipes(family: Family) -> dict[str, dict[str, Any]]:
+    """Recipes whose result has other files, or other tensors, than any of the members."""
+    base, (one, other, third) = str(family.base), map(str, family.members)
+    inner = {"merge_method": "linear", "models": listed(one, other)}
+    first = {"sources": [{"model": one, "layer_range": [0, 1]}]}
+    second = {"sources": [{"model": other, "layer_range": [1, 2]}]}
+    return {
+        "nested": {
+            "merge_method": "slerp",
+            "models": [{"model": inner}, {"model": third}],
+            "parameters": {"t": 0.3},
+        },
+        "layers": {"merge_method": "passthrough", "slices": [first, second, first]},
+        "deltas": {"merge_method": "ties", "base_model": base, "models": listed(one, other)},
+        "tokens": {
+            "merge_method": "linear",
+            "models": listed(one, other),
+            "tokenizer_source": "union",
+            "pad_to_multiple_of": 64,
+        },
+        "stretched": {
+            "merge_method": "linear",
+            "models": listed(one, other),
+            "post": [{"extend_positions": 100}, {"temp_scale": 1.3}, {"cast": "bfloat16"}],
+        },
+    }
+
+
+@pytest.mark.parametrize("name", ["nested", "layers", "deltas", "tokens", "stretched"])
+def test_so_it_has_where_the_result_is_no_members_shape(
+    name: str, family: Family, tmp_path: Path
+) -> None:
+    recipe = recipes(family)[name]
+    written = SentenceTransformer(
+        str(mergekit_embed.merge(recipe, tmp_path / "merged").path), device="cpu"
+    )
+    ours, theirs = state(mergekit_embed.load(recipe, device="cpu")), state(written)
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert tensor.dtype == ours[key].dtype
+        assert torch.equal(tensor, ours[key]), key
+
+
 def test_the_type_of_the_weights_can_be_chosen(family: Family) -> None:
     recipe = {"merge_method": "linear", "models": listed(*family.members)}
     loaded = mergekit_embed.load(recipe, device="cpu", dtype="bfloat16")

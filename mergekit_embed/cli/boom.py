@@ -55,7 +55,8 @@ def boom() -> None:
     """Merge text-embedding models.
 
     Train members on parts of your data with `boom train`, or take models that you have. Write a
-    recipe, look at its plan with `boom merge --dry-run`, and merge.
+    recipe, look at its plan with `boom merge --dry-run`, and merge. Compare what you have with
+    `boom eval`.
     """
 
 

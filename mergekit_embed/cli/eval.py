@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,14 @@ import rich_click as click
 
 from .. import __version__
 from .console import ends_with_failure, printable, run
+from .evaluated import as_dict, show_found, show_units, write_files
 from .evaluating import shown_evaluation
 from .options import SETTINGS, markdown_help
 
 if TYPE_CHECKING:
-    from ..evaluate.compare import Comparison
     from ..evaluate.examine import Health
     from ..evaluate.gate import Gate, Miss
     from ..evaluate.models import Model
-    from ..evaluate.run import Evaluating, Unit
     from ..evaluate.tasks import Task
 
 HELP = """Compare MODELs side by side, on benchmarks of MTEB and on tasks of your own.
@@ -262,7 +261,7 @@ def _asked(told: Mapping[str, Any], as_json: bool) -> Asked:
 def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) -> list[Miss]:
     """Do what is asked; the gates that were missed."""
     from ..evaluate.encoder import Settings, chosen_dtype
-    from ..evaluate.gate import refuse_unknown
+    from ..evaluate.gate import check, refuse_unknown
     from ..evaluate.models import open_models
     from ..evaluate.run import Evaluating
     from ..evaluate.tasks import open_tasks
@@ -274,6 +273,7 @@ def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) ->
     labels += [f"{name}:{size}" for name in labels for size in told["dimensions"]]
     refuse_unknown(list(asked.gates), labels, [task.name for task in tasks], groups)
     settings = Settings(chosen_dtype(told["dtype"], told["device"]), told["prompts"])
+    examined = _examining(opened, tasks, asked, told["device"], settings.dtype)
     with shown_evaluation(quiet=asked.as_json or asked.dry_run) as progress:
         evaluating = Evaluating(
             opened,
@@ -286,107 +286,41 @@ def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) ->
             progress=progress,
         )
         if asked.dry_run:
-            _show_units(evaluating, as_json=asked.as_json)
+            show_units(evaluating.survey(), as_json=asked.as_json)
             return []
         comparison = evaluating.run()
-    health = _examined(opened, tasks, asked, told["device"], settings.dtype)
-    return _finish(comparison, health, asked)
+    health = examined()
+    missed = [miss for gate in asked.gates for miss in check(gate, comparison)]
+    write_files(asked.files, comparison, health)
+    if asked.as_json:
+        click.echo(json.dumps(as_dict(comparison, health, missed if asked.gates else None)))
+    else:
+        show_found(comparison, health, missed, asked.files)
+    return missed
 
 
-def _show_units(evaluating: Evaluating, *, as_json: bool) -> None:
-    units = evaluating.survey()
-    if as_json:
-        click.echo(json.dumps({"status": "planned", "results": [_as_dict(one) for one in units]}))
-        return
-    for unit in units:
-        state = "to run" if unit.result is None else "there"
-        click.echo(f"{state:>6}  {unit.label} on {unit.task.name}   {_size(unit.task)}")
-    count = sum(unit.result is None for unit in units)
-    click.echo(f"{count} of {len(units)} results to compute")
-
-
-def _as_dict(unit: Unit) -> dict[str, Any]:
-    return {
-        "model": unit.model.name,
-        "revision": unit.meta.revision,
-        "dimension": unit.dimension,
-        "task": unit.task.name,
-        "there": unit.result is not None,
-    }
-
-
-def _size(task: Task) -> str:
-    texts = "" if task.texts is None else f", {task.texts:,} texts"
-    return f"{task.facts.type}, {task.facts.metric}{texts}"
-
-
-def _examined(
+def _examining(
     models: Sequence[Model], tasks: Sequence[Task], asked: Asked, device: str, dtype: str
-) -> list[Health]:
+) -> Callable[[], list[Health]]:
+    """What measures the health of the models later; what it needs is opened now."""
     if not asked.with_health:
-        return []
+        return list
     from ..evaluate.examine import Examination, sample_of
     from ..evaluate.models import open_parents
 
     folders = [task.folder for task in tasks if task.folder is not None]
     examination = Examination(sample_of(folders, asked.health_texts), device, dtype)
-    return [examination.examine(model, open_parents(model, asked.parents)) for model in models]
+    families = [(model, open_parents(model, asked.parents)) for model in models]
 
+    def examined() -> list[Health]:
+        found = []
+        for model, parents in families:
+            if not asked.as_json:
+                click.echo(printable(f"health of {model.name}"), err=True)
+            found.append(examination.examine(model, parents))
+        return found
 
-def _finish(comparison: Comparison, health: Sequence[Health], asked: Asked) -> list[Miss]:
-    """Show and write what was found; the gates that were missed."""
-    from ..evaluate import show
-    from ..evaluate.gate import check
-
-    missed = [miss for gate in asked.gates for miss in check(gate, comparison)]
-    for kind, path in asked.files.items():
-        if path is not None:
-            show.write(path, _written(kind, comparison, health))
-    if asked.as_json:
-        found: dict[str, Any] = {"status": "missed" if missed else "done"}
-        found |= show.as_dict(comparison)
-        found |= {"health": [one.as_dict() for one in health]} if health else {}
-        found |= {"missed": [str(miss) for miss in missed]} if asked.gates else {}
-        click.echo(json.dumps(found))
-        return missed
-    _print(show.text(comparison))
-    if health:
-        _show_health(health)
-    for path in asked.files.values():
-        if path is not None:
-            click.echo(f"wrote {path}")
-    for miss in missed:
-        click.echo(click.style("gate: ", fg="red", bold=True) + printable(str(miss)), err=True)
-    return missed
-
-
-def _written(kind: str, comparison: Comparison, health: Sequence[Health]) -> str:
-    """What a file of this kind holds."""
-    from ..evaluate import show
-
-    if kind == "html":
-        from ..evaluate.page import comparison_page
-
-        return comparison_page(comparison, health)
-    return show.as_csv(comparison) if kind == "csv" else show.markdown(comparison)
-
-
-def _print(text: str) -> None:
-    """Lines as they are, but for what may be in names that commands the terminal."""
-    for line in text.split("\n"):
-        click.echo(printable(line))
-
-
-def _show_health(health: Sequence[Health]) -> None:
-    from ..evaluate.examine import table
-    from ..evaluate.show import aligned
-
-    click.echo()
-    _print(aligned(*table(health)))
-    for one in health:
-        for warning in one.warnings:
-            told = click.style("warning: ", fg="yellow", bold=True)
-            click.echo(told + printable(f"{one.model}: {warning}"), err=True)
+    return examined
 
 
 def main() -> None:

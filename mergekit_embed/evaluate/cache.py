@@ -85,8 +85,9 @@ class Results(ResultCache):
             )
         except (ValueError, LookupError, TypeError, AttributeError):  # no result of mteb's
             return None
-        expected = self._revisions.get(task_name)
-        return found if found is None or found.dataset_revision == expected else None
+        if found is None or task_name not in self._revisions:  # a part of a task
+            return found
+        return found if found.dataset_revision == self._revisions[task_name] else None
 
     def save_to_cache(
         self,

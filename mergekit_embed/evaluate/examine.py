@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MOST_TEXTS = 512
 """Texts that health is measured on; singular values of more take long and say the same."""
 
+MOST_PAIRS = 128
+"""Pairs that alignment is measured on."""
+
 BATCH = 32
 
 LOST_RANK = 0.5
@@ -120,7 +123,7 @@ def sample_of(folders: Sequence[TaskFolder], file: Path | None = None) -> Sample
             f"line in --health-texts (here are {len(chosen)})"
         )
     pairs = {pair for folder in folders for pair in _pairs(folder)}
-    return Sample(tuple(chosen), tuple(sorted(pairs, key=lambda pair: _draw(pair[0]))[:MOST_TEXTS]))
+    return Sample(tuple(chosen), tuple(sorted(pairs, key=lambda pair: _draw(pair[0]))[:MOST_PAIRS]))
 
 
 def _draw(text: str) -> int:

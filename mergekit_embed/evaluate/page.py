@@ -49,6 +49,7 @@ def _summary(comparison: Comparison) -> Section:
             [lead.value for lead in leads],
             [_interval(lead) for lead in leads],
             x_label=f"points ahead of {first}, mean over tasks",
+            from_zero=False,
             digits=3,
         )
         told = show.remark(comparison) or "no intervals: there is one task, without scores of texts"

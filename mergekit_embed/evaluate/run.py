@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import re
@@ -25,7 +26,7 @@ from .encoder import Encoder, Settings, TaskPrompt
 from .models import Model
 from .progress import Progress, Silent
 from .recording import Recorder
-from .tasks import Task, TaskError, load_data
+from .tasks import Task, TaskError, load_data, unload_data
 
 BATCH = 32
 """Texts that are embedded at once."""
@@ -144,6 +145,8 @@ class Evaluating:
             with quiet_libraries():
                 for model in self._models:
                     own = [unit for unit in left if unit.model is model]
+                    if own and done:
+                        gc.collect()  # the model before holds itself, and its memory
                     if own:
                         done |= self._run_model(model, own, left)
         except BaseException as error:
@@ -207,6 +210,8 @@ class Evaluating:
         except (OSError, RuntimeError, ValueError, TypeError, LookupError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TaskError(f"{unit.label} on {unit.task.name}: {reason}") from error
+        finally:
+            unload_data(task)
         kept = self._known(unit.meta, unit.task)  # as the next run finds it: files round scores
         assert kept is not None
         return kept
@@ -230,7 +235,7 @@ class Evaluating:
                     dimension=first.dimension,
                     scores=scores,
                     samples={unit.task.name: self._samples(unit, result) for unit, result in pairs},
-                    seconds=sum(result.evaluation_time or 0.0 for _, result in pairs),
+                    seconds=sum(_seconds(result) for _, result in pairs),
                 )
             )
         return Comparison(tuple(task.facts for task in self._tasks), tuple(found))
@@ -277,6 +282,12 @@ def score_of(result: TaskResult, task: Task) -> float:
     """The main score in points: the mean over splits and subsets."""
     values = [float(str(entry["main_score"])) for _, entry in _entries(result, task)]
     return 100 * (sum(values) / len(values) if values else float(result.get_score()))
+
+
+def _seconds(result: TaskResult) -> float:
+    """What a result took; 0 where mteb does not know, as of a task of parts."""
+    taken = result.evaluation_time or 0.0
+    return 0.0 if math.isnan(taken) else taken
 
 
 @contextmanager

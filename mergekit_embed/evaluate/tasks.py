@@ -112,16 +112,22 @@ class Task:
         on other texts than the first.
         """
         made = copy.copy(self.prototype)
-        _reseed(made)
-        if isinstance(made, AbsTaskAggregate):
-            for part in made.metadata.tasks:
-                _reseed(part)
+        for one in (made, *parts_of(made)):
+            one.rng_state = random.Random(one.seed)
+            one.np_rng = np.random.default_rng(one.seed)
         return made
 
 
-def _reseed(task: AbsTask) -> None:
-    task.rng_state = random.Random(task.seed)
-    task.np_rng = np.random.default_rng(task.seed)
+def parts_of(task: AbsTask) -> Sequence[AbsTask]:
+    """The tasks that a task of several is made of; of any other itself."""
+    return task.metadata.tasks if isinstance(task, AbsTaskAggregate) else [task]
+
+
+def unload_data(task: AbsTask) -> None:
+    """Let go of what `load_data` fetched."""
+    for part in parts_of(task):
+        if part.data_loaded:
+            part.unload_data()
 
 
 def load_data(task: AbsTask) -> None:
@@ -130,8 +136,7 @@ def load_data(task: AbsTask) -> None:
     Raises:
         TaskError: when it is not here and cannot be fetched.
     """
-    parts: Sequence[AbsTask] = task.metadata.tasks if isinstance(task, AbsTaskAggregate) else [task]
-    for part in parts:
+    for part in parts_of(task):
         try:
             if not part.data_loaded:
                 part.load_data()

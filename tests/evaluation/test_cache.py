@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from mergekit_embed.evaluate.identity import folder_revision, plan_revision
 from mergekit_embed.evaluate.models import open_models
 from mergekit_embed.evaluate.progress import Silent
 from mergekit_embed.evaluate.run import Evaluating
-from mergekit_embed.evaluate.tasks import TaskError, open_tasks
+from mergekit_embed.evaluate.tasks import Task, TaskError, local_task, open_tasks
 from mergekit_embed.loading import planned
+from mergekit_embed.task_folder import read_task
 
 from .conftest import write_task
 
@@ -190,6 +192,22 @@ def test_a_sweep_is_all_its_models(family: Family, tmp_path: Path) -> None:
     assert opened[0].parents == (*map(str, family.members), str(family.base))
 
 
+def test_a_model_with_an_adapter_is_the_merge_of_both(
+    family: Family, tmp_path: Path, quick: Path
+) -> None:
+    from lora import adapt
+
+    adapt(family.base, tmp_path / "adapter", 1)
+    both = f"{family.base}+{tmp_path / 'adapter'}"
+    found, ran = evaluated([family.base, both], [quick], tmp_path / "results")
+    assert len(ran.ran) == 2
+    recipe = {"merge_method": "passthrough", "models": listed(both)}
+    merged = mergekit_embed.merge(recipe, tmp_path / "merged").path
+    again, ran = evaluated([merged], [quick], tmp_path / "results")
+    assert ran.ran == []
+    assert again.rows[0].scores == found.rows[1].scores != found.rows[0].scores
+
+
 def test_a_merge_that_gives_no_numbers_is_an_error(own_family: Family, quick: Path) -> None:
     file = own_family.members[0] / "model.safetensors"
     tensors = load_file(file)
@@ -301,6 +319,42 @@ def test_dimensions_are_the_first_ones_and_embed_once(
         evaluated([family.base], [folder], tmp_path / "results", dimensions=(64,))
 
 
+def test_a_task_of_several_has_their_mean_and_keeps_their_results(
+    family: Family, tmp_path: Path, task_folders: Path
+) -> None:
+    from mteb.abstasks.aggregate_task_metadata import AggregateTaskMetadata
+    from mteb.abstasks.aggregated_task import AbsTaskAggregate
+
+    inner = [local_task(read_task(task_folders / name)) for name in ("retrieval", "reranking")]
+    inner = [replace(one, folder=None) for one in inner]
+
+    class Both(AbsTaskAggregate):
+        metadata = AggregateTaskMetadata(
+            name="Both",
+            description="both",
+            tasks=[one.prototype for one in inner],
+            main_score="ndcg_at_10",
+            type="Retrieval",
+            eval_splits=["dev"],
+        )
+
+    about = Both.metadata
+    facts = replace(inner[0].facts, name="Both", revision=about.revision, metric="ndcg_at_10")
+    tasks, watching = [Task(facts, Both())], Watching()
+    models = open_models([str(family.base)])
+    options = {"results": tmp_path / "results", "device": "cpu", "progress": watching}
+    found = Evaluating(models, tasks, **options).run()
+    files = {file.name for file in (tmp_path / "results").rglob("*.json")}
+    assert files == {"Both.json", "retrieval.json", "reranking.json", "model_meta.json"}
+    apart = evaluated([family.base], [task_folders / "retrieval"], tmp_path / "apart")[0]
+    kept = json.loads(next((tmp_path / "results").rglob("reranking.json")).read_text())
+    other = 100 * kept["scores"]["dev"][0]["main_score"]
+    wanted = (apart.rows[0].scores["retrieval"] + other) / 2
+    assert found.rows[0].scores["Both"] == pytest.approx(wanted, abs=1e-3)
+    assert Evaluating(models, tasks, **options).survey()[0].result is not None
+    assert watching.ran == [("base", "Both")]
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -355,6 +409,20 @@ def test_data_of_the_hub_that_is_not_here_is_told_and_the_rest_stays(
     assert error.value.__notes__ == ["1 of 2 results are there; the same command continues"]
     _, ran = evaluated([family.base], [quick], tmp_path / "results")
     assert ran.ran == []
+
+
+def test_an_interrupted_run_says_what_it_keeps(family: Family, tmp_path: Path, quick: Path) -> None:
+    class Impatient(Watching):
+        def finished(self, label: str, task: str, score: float) -> None:
+            raise KeyboardInterrupt
+
+    models = open_models([str(family.base), str(family.members[0])])
+    tasks, results = open_tasks([str(quick)]), tmp_path / "results"
+    options = {"results": results, "device": "cpu", "progress": Impatient()}
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        Evaluating(models, tasks, **options).run()
+    assert interrupt.value.__notes__ == ["1 of 2 results are there; the same command continues"]
+    assert not list(results.glob(".partial-*"))
 
 
 def test_a_score_that_is_no_number_counts_as_nothing(
