@@ -19,6 +19,7 @@ from .evaluating import shown_evaluation
 from .options import SETTINGS, markdown_help
 
 if TYPE_CHECKING:
+    from ..evaluate.compare import Comparison
     from ..evaluate.examine import Health
     from ..evaluate.gate import Gate, Miss
     from ..evaluate.models import Model
@@ -196,6 +197,11 @@ def prompts_from(
     help="Write one page with all of it, that needs nothing but a browser.",
 )
 @click.option(
+    "--update-card",
+    is_flag=True,
+    help="Put the scores of every model that is a folder into its model card (README.md).",
+)
+@click.option(
     "--device",
     default="auto",
     show_default=True,
@@ -292,11 +298,30 @@ def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) ->
     health = examined()
     missed = [miss for gate in asked.gates for miss in check(gate, comparison)]
     write_files(asked.files, comparison, health)
+    cards = _update_cards(opened, comparison) if told["update_card"] else []
     if asked.as_json:
         click.echo(json.dumps(as_dict(comparison, health, missed if asked.gates else None)))
     else:
-        show_found(comparison, health, missed, asked.files)
+        show_found(comparison, health, missed, [*asked.files.values(), *cards])
     return missed
+
+
+def _update_cards(models: Sequence[Model], comparison: Comparison) -> list[Path]:
+    """Put the scores of models that are folders into their cards; of all dimensions, if measured.
+
+    Raises:
+        CheckpointError, OutputError: when a card cannot be read or written.
+    """
+    from ..evaluate.show import model_index
+    from ..publish.card import update_card
+
+    found = []
+    for model in models:
+        rows = [row for row in comparison.rows if row.model == model.name]
+        row = next((one for one in rows if one.dimension is None), rows[0])
+        if model.folder is not None:
+            found.append(update_card(model.folder, model_index(comparison, row)))
+    return found
 
 
 def _examining(

@@ -77,7 +77,10 @@ def as_dict(
 
 
 def show_found(
-    comparison: Comparison, health: Sequence[Health], missed: Sequence[Miss], files: Files
+    comparison: Comparison,
+    health: Sequence[Health],
+    missed: Sequence[Miss],
+    files: Sequence[Path | None],
 ) -> None:
     """Print the tables, and say which files were written and which gates were missed."""
     from ..evaluate.show import text
@@ -85,7 +88,7 @@ def show_found(
     _print(text(comparison))
     if health:
         _show_health(health)
-    for path in files.values():
+    for path in files:
         if path is not None:
             click.echo(f"wrote {path}")
     for miss in missed:

@@ -34,12 +34,14 @@ class Model:
         name: what tables call it.
         reference: what the command line calls it.
         source: the folder as it was opened, or the plan of the merge.
+        folder: where it lies, if it is a folder that users named.
         parents: of a recipe's result, the members and the base, with the folders they count from.
     """
 
     name: str
     reference: str
     source: Checkpoint | Plan = field(repr=False)
+    folder: Path | None = None
     parents: tuple[str, ...] = ()
     folders: tuple[Path, ...] = (Path(),)
 
@@ -99,7 +101,8 @@ def _opened(reference: str) -> Iterator[Model]:
         yield replace(_of_recipe(folded, reference), name=Path(reference).name)
         return
     checkpoint = open_reference(reference, (Path(),))
-    yield Model(public_name(checkpoint.root), reference, checkpoint)
+    folder = checkpoint.root if Path(reference).expanduser().is_dir() else None
+    yield Model(public_name(checkpoint.root), reference, checkpoint, folder)
 
 
 def _is_recipe(reference: str) -> bool:
@@ -113,7 +116,8 @@ def _of_recipe(recipe: Recipe, reference: str) -> Model:
     if recipe.base is not None:
         parents.append(recipe.base)
     name = f"{recipe.name}/{recipe.point}" if recipe.point else recipe.name
-    return Model(name, reference, plan, tuple(dict.fromkeys(parents)), recipe.source.folders)
+    found = tuple(dict.fromkeys(parents))
+    return Model(name, reference, plan, None, found, recipe.source.folders)
 
 
 def open_parents(model: Model, named: Sequence[str]) -> tuple[Model, ...]:

@@ -93,6 +93,37 @@ def test_a_card_gets_what_the_table_says(family: Family, task_folders: Path, res
     assert metric["value"] == pytest.approx(found.rows[0].scores["similarity"], abs=1e-4)
 
 
+def test_scores_are_put_into_the_cards_of_folders(
+    family: Family, task_folders: Path, results: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    shutil.copytree(family.base, tmp_path / "base")
+    shutil.copytree(family.members[0], tmp_path / "m1")
+    (tmp_path / "base" / "README.md").write_text("# Mine\n\nWritten by hand.\n")
+    (tmp_path / "m1" / "README.md").write_text("# Theirs\n")
+    recipe = write_recipe(
+        tmp_path / "soup.yaml", {"merge_method": "linear", "models": listed(*family.members)}
+    )
+    asked = [tmp_path / "base", f"named={tmp_path / 'm1'}", "--tasks", task_folders / "similarity"]
+    for models in (asked, asked, [recipe, *asked]):  # the second and third run change nothing
+        ran = boom_eval(*models, "--results", results, "--update-card")
+        assert ran.exit_code == 0, ran.stderr
+        assert ran.stdout.splitlines()[-2:] == [
+            f"wrote {tmp_path / name / 'README.md'}" for name in ("base", "m1")
+        ]
+        assert "there already" in ran.stderr
+        found = evaluate([str(family.base)], [str(task_folders)], results=results, device="cpu")
+        card = ModelCard.load(tmp_path / "base" / "README.md")
+        (told,) = card.data.eval_results or []
+        assert (told.dataset_name, told.metric_type) == ("similarity", "cosine_spearman")
+        score = found.rows[0].scores["similarity"]
+        assert told.metric_value == pytest.approx(score, abs=1e-4)
+        assert card.text.count("Written by hand.") == 1
+        assert card.text.count(f"{score:.2f}") == 1
+    assert not list(tmp_path.glob("soup*/README.md"))
+
+
 def test_a_missed_gate_is_told_and_gives_one(usual: list[Any]) -> None:
     ran = boom_eval(*usual, "--gate", "mean > 0", "--gate", "task:similarity > 100")
     assert ran.exit_code == 1
