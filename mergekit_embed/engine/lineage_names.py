@@ -30,7 +30,15 @@ def public_name(folder: Path) -> str:
     found = on_hub(folder)
     if found is not None:
         return f"{found.id}@{found.revision}"
-    return _parts(folder)[-1] if folder.resolve() != Path.home().resolve() else "model"
+    return "model" if _is_home(folder) else _parts(folder)[-1]
+
+
+def _is_home(folder: Path) -> bool:
+    """Whether a folder would tell the user's name."""
+    try:
+        return folder.resolve() == Path.home().resolve()
+    except RuntimeError:  # of a user without a home
+        return False
 
 
 def _parts(folder: Path) -> tuple[str, ...]:
