@@ -237,6 +237,9 @@ def _show(found: SearchResult) -> None:
         lead = told.get("lead")
         behind = "" if lead is None else f"   found leads by {lead['mean']:+.4f}{_sure(lead)}"
         click.echo(f"dev   {name}: {told['mean']:.4f}{behind}")
+    chosen = found.report.get("chosen", "found")
+    if chosen != "found":
+        click.echo(f"{found.recipe.name} is {chosen}, as it is better on the dev tasks")
     better = f"{found.start_value:.6g} -> {found.value:.6g}"
     click.echo(f"found {found.recipe}   {better}, {duration_of(found.seconds)}, {found.stopped}")
     shown = str(found.recipe)
@@ -262,6 +265,7 @@ def _as_dict(recipe: Path, found: SearchResult) -> dict[str, Any]:
         "stopped": found.stopped,
         "seconds": round(found.seconds, 3),
         "dev": found.report.get("dev"),
+        "chosen": found.report.get("chosen", "found"),
     }
 
 

@@ -10,6 +10,12 @@ from .dev import DevTasks, Measured
 from .prepare import Scene
 from .specs import Doubles
 
+FOUND = "found"
+"""What a comparison calls the point that a search ends with."""
+
+UNIFORM = "uniform"
+MULTISLERP = "multislerp"
+
 
 def alone(scene: Scene, tasks: DevTasks) -> dict[str, Measured]:
     """What the members reach by themselves; the model moves."""
@@ -27,4 +33,4 @@ def plain_merges(scene: Scene) -> dict[str, Doubles]:
     multislerp = available()["multislerp"].function
     with collected_notes():  # vectors that cancel are the members' own affair
         found = [multislerp(Gram(gram), weight=np.ones(count)) for gram in scene.grams]
-    return {"uniform": uniform, "multislerp": np.stack(found)}
+    return {UNIFORM: uniform, MULTISLERP: np.stack(found)}

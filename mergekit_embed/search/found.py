@@ -10,10 +10,14 @@ from typing import Any
 from ..checkpoint.reference import split
 from ..recipe import Recipe
 from ..recipe.source import plain
+from .baselines import MULTISLERP, UNIFORM
 from .groups import Grouping
 from .specs import Point, SearchSpec
 
 NAME = "found.yaml"
+
+OF_THE_METHOD = ("merge_method", "models", "base_model", "parameters", "granularity", "search")
+"""Keys of a recipe that say how it merges, and not what becomes of the result."""
 
 
 def found_recipe(
@@ -53,6 +57,33 @@ def found_recipe(
         common |= {k: v for k, v in (data.get("parameters") or {}).items() if k == "weight"}
     if common:
         data["parameters"] = common
+    return data
+
+
+def plain_recipe(spec: SearchSpec, name: str, best: str, folder: Path) -> dict[str, Any]:
+    """The recipe of a merge that needs no search, in the place of what was found.
+
+    Args:
+        spec: what was searched.
+        name: of the merge, as the comparison calls it.
+        best: the best member.
+        folder: that the recipe will lie in.
+    """
+    recipe = spec.recipe
+    source: dict[str, Any] = plain(recipe.source.data)
+    data: dict[str, Any] = {"merge_method": {UNIFORM: "linear", MULTISLERP: name}.get(name)}
+    data |= {key: source[key] for key in source if key not in OF_THE_METHOD}
+    data["output"] = str(recipe.target)
+    wanted = [str(model["model"]) for model in source["models"]]
+    if data["merge_method"] is None:
+        data["merge_method"] = "passthrough"
+        wanted = [best]
+    data["models"] = [{"model": _moved(reference, recipe, folder)} for reference in wanted]
+    if name == MULTISLERP:
+        for model in data["models"]:
+            model["parameters"] = {"weight": 1.0}
+        if source.get("base_model") is not None:
+            data["base_model"] = _moved(str(source["base_model"]), recipe, folder)
     return data
 
 

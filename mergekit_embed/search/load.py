@@ -94,6 +94,7 @@ def load_search(recipe: str | Path | Mapping[str, Any] | Recipe) -> SearchSpec:
         temperature=parsed.temperature,
         dev=folders,
         drops_overlap=parsed.overlap == "drop",
+        falls_back=parsed.fallback,
         bounds={name: (least, most) for name, (least, most) in parsed.parameters.items()},
         evaluations=parsed.evaluations,
         axes={name: tuple(tasks) for name, tasks in parsed.axes.items()},

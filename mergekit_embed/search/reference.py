@@ -113,6 +113,12 @@ found one leads. Its interval holds the middle 95 % of 2000 leads for which the 
 (queries, pairs, labelled texts) are drawn anew with replacement, the same for all models: it says
 how much hangs on the choice of texts, and nothing of the choice of tasks.
 
+A merge that needs no search and is better on these tasks takes the place of what was found:
+`found.yaml` is then that merge, and its comment, `chosen` in `search.json` and the command say so.
+So a search on dev tasks hands out nothing worse than they. Choosing among four flatters the chosen
+one a little; tasks that took no part in it tell what it is worth. `fallback: false` keeps what was
+found.
+
 The best point that was judged is what is found. A search ends after its steps, when `patience`
 judgements brought nothing better, when the time is up, or when a loss or a gradient is not
 finite; in all these cases the best so far is written. It is an error when even the start has no

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .baselines import alone, plain_merges
+from .baselines import FOUND, alone, plain_merges
 from .dev import DevTasks, compared
 from .geometry import told
 from .loop import Searching, Trail
@@ -46,18 +46,27 @@ def report_of(
     if spec.axes:
         report["front"] = front_of(spec, trail)
     if spec.dev:
-        report["dev"] = _comparison(spec, scene, searching, trail)
+        best, told_of_dev = _comparison(spec, scene, searching, trail)
+        report["dev"] = told_of_dev
+        report["chosen"] = chosen(told_of_dev) if spec.falls_back else FOUND
+        report["best_member"] = best
     return report
+
+
+def chosen(dev: Mapping[str, Mapping[str, Any]]) -> str:
+    """The merge that is best on the dev tasks; what was found, where it is as good as any."""
+    best = max(dev, key=lambda name: float(dev[name]["mean"]))
+    return best if dev[best]["mean"] > dev[FOUND]["mean"] else FOUND
 
 
 def _comparison(
     spec: SearchSpec, scene: Scene, searching: Searching, trail: Trail
-) -> dict[str, Any]:
-    """What was found on the dev tasks, beside merges that need no search."""
+) -> tuple[str, dict[str, Any]]:
+    """The best member, and what was found on dev tasks beside merges that need no search."""
     tasks = DevTasks(spec.dev)
     model, position = scene.embedder.model, scene.position
     searching.stand(trail.best_point)
-    models = {"found": tasks.measured(model)}
+    models = {FOUND: tasks.measured(model)}
     singles = alone(scene, tasks)
     best = max(singles, key=lambda label: sum(singles[label].scores.values()))
     models[f"best member ({best})"] = singles[best]
@@ -65,7 +74,7 @@ def _comparison(
         position.put(coefficients)
         models[name] = tasks.measured(model)
     searching.move(trail.best_point)
-    return compared(models, "found", spec.seed)
+    return best, compared(models, FOUND, spec.seed)
 
 
 def front_of(spec: SearchSpec, trail: Trail) -> list[dict[str, Any]]:
@@ -84,6 +93,16 @@ def remark_on(spec: SearchSpec, trail: Trail) -> str:
         f"Found from {spec.recipe.source.shown} by boom-search ({spec.strategy}): {judged} is "
         f"{trail.best_value:.6g}, and was {trail.first_value:.6g} at first.\n"
         f"The search ended because {trail.stopped}. The whole of it is in {REPORT}."
+    )
+
+
+def remark_on_chosen(spec: SearchSpec, report: Mapping[str, Any]) -> str:
+    """The comment before a merge that needs no search, and is better than what was found."""
+    dev, name = report["dev"], report["chosen"]
+    return (
+        f"Written by boom-search for {spec.recipe.source.shown}: on the dev tasks {name} has "
+        f"{dev[name]['mean']:.6g}, and what was found {dev[FOUND]['mean']:.6g}.\n"
+        f"What was found is in {REPORT}, and is written here with `fallback: false`."
     )
 
 

@@ -13,19 +13,19 @@ from ..engine.reader import Reader
 from ..engine.stamps import stamp
 from ..errors import OutputError
 from ..recipe import Recipe
-from .baselines import alone
+from .baselines import FOUND, alone
 from .box import Box
 from .by_merging import Merger
 from .descent import Descending
 from .dev import DevObjective, DevTasks
 from .evolution import Evolving
-from .found import NAME, as_yaml, found_recipe
+from .found import NAME, as_yaml, found_recipe, plain_recipe
 from .load import load_search
 from .loop import Progress, Searching, Silent, Trail
 from .objective import Objective, ProbeLoss
 from .prepare import Probe, Scene, open_probe, open_scene, planned
 from .preview import target_of
-from .report import REPORT, remark_on, remark_on_front, report_of
+from .report import REPORT, remark_on, remark_on_chosen, remark_on_front, report_of
 from .sampling import Sampling
 from .soups import FewShot, ForwardSelection, GreedySoup
 from .specs import Point, SearchSpec
@@ -42,7 +42,8 @@ class SearchResult:
     """What a search has found.
 
     Attributes:
-        recipe: the file of the recipe that merges it.
+        recipe: the file of the recipe that merges it, or another merge that is better on dev tasks
+            and needs no search; `report["chosen"]` says which.
         point: its parameters; `value`: what it is judged at, small is good.
         start_value: what the recipe's own parameters were judged at.
         stopped: why the search ended.
@@ -123,8 +124,12 @@ def _write_recipes(
     spec: SearchSpec, scene: Scene, trail: Trail, folder: Path, report: Mapping[str, Any]
 ) -> str:
     """found.yaml, whose hash is returned, and a recipe for every point of a front."""
-    content = found_recipe(spec, trail.best_point, scene.grouping, folder)
-    text = as_yaml(content, remark_on(spec, trail))
+    if report.get("chosen", FOUND) == FOUND:
+        content = found_recipe(spec, trail.best_point, scene.grouping, folder)
+        text = as_yaml(content, remark_on(spec, trail))
+    else:
+        content = plain_recipe(spec, report["chosen"], report["best_member"], folder)
+        text = as_yaml(content, remark_on_chosen(spec, report))
     write_text(folder / NAME, text)
     for place, one in enumerate(report.get("front", ()), start=1):
         file = folder / FRONT / f"{place}.yaml"

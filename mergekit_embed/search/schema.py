@@ -66,6 +66,11 @@ class SearchEntry(BaseModel):
         description="folders of dev tasks, to compare what was found with other merges, or to "
         "judge by; the probe set must share no text with them",
     )
+    fallback: bool = Field(
+        default=True,
+        description="of `dev`: when a merge that needs no search is better on those tasks than "
+        "what was found, `found.yaml` is that merge",
+    )
     overlap: Literal["error", "drop"] = Field(
         default="error",
         description="what becomes of rows of the probe set that a task of `dev` has: an error, or "

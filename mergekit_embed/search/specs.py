@@ -55,7 +55,8 @@ class SearchSpec:
         time_limit: seconds; None for none.
         temperature: of `few_shot`.
         dev: folders of dev tasks; `drops_overlap`: rows of the probe set that they have are left
-            out, and no error.
+            out, and no error; `falls_back`: a merge that needs no search is written when it is
+            better on them.
         bounds: the least and the most of every parameter, for strategies that search within a
             box; `evaluations`: their points.
         axes: names for tasks whose means are traded off against each other.
@@ -77,6 +78,7 @@ class SearchSpec:
     temperature: float
     dev: tuple[Path, ...]
     drops_overlap: bool
+    falls_back: bool
     bounds: Mapping[str, tuple[float, float]]
     evaluations: int
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

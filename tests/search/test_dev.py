@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
+from mergekit_embed import merge
+from mergekit_embed.recipe import load
 from mergekit_embed.samples import Samples
 from mergekit_embed.search import search
-from mergekit_embed.search.dev import Measured, borda, compared
+from mergekit_embed.search.dev import DevTasks, Measured, borda, compared
 from mergekit_embed.search.specs import Doubles
 from mergekit_embed.train.dev import evaluator
 
@@ -101,3 +104,50 @@ def test_an_interval_draws_the_texts_of_every_task() -> None:
     low, high = lead["interval"]
     assert low == pytest.approx(wanted - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(wanted + 1.96 * error, abs=0.2 * error)
+
+
+@pytest.mark.parametrize("best", ["uniform", "multislerp", "m2"])
+def test_a_merge_that_needs_no_search_is_written_where_it_is_better(
+    family_folder: Path, monkeypatch: pytest.MonkeyPatch, best: str
+) -> None:
+    """Every model has the same scores, but for the one that is to be the best."""
+    place = {"m2": 2, "uniform": 4, "multislerp": 5}[best]  # found, m1, m2, m3, uniform, multislerp
+    asked = []
+
+    def measure(self: DevTasks, model: SentenceTransformer) -> Measured:
+        asked.append({name: one.detach().clone() for name, one in model.named_parameters()})
+        score = 0.9 if len(asked) - 1 == place else 0.5
+        return Measured({"task": score}, {"task": Samples("mean", np.full((1, 9), score))})
+
+    monkeypatch.setattr(DevTasks, "measured", measure)
+    dev = dev_folders(family_folder)
+    recipe = recipe_of(family_folder, groups="layer", dev=dev, steps=2, evaluate_every=1)
+    found = search(recipe, family_folder / "out", device="cpu")
+    name = f"best member ({best})" if best == "m2" else best
+    assert found.report["chosen"] == name
+    assert f"on the dev tasks {name} has 0.9, and what was found 0.5" in found.recipe.read_text()
+    merge(found.recipe, family_folder / "merged")
+    merged = SentenceTransformer(str(family_folder / "merged"), device="cpu")
+    for key, own in merged.named_parameters():
+        torch.testing.assert_close(own, asked[place][key], rtol=1e-5, atol=1e-6)
+    asked.clear()
+    place = 99
+    again = search(recipe, family_folder / "out", device="cpu")
+    assert again.report["chosen"] == "found"  # which is as good as any
+    assert load(again.recipe).method.name == "self_positioning"
+
+
+def test_what_was_found_may_be_kept_all_the_same(
+    family_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.1, 0.9, 0.9, 0.9, 0.9, 0.9])
+
+    def measure(self: DevTasks, model: SentenceTransformer) -> Measured:
+        score = next(scores)
+        return Measured({"task": score}, {"task": Samples("mean", np.full((1, 9), score))})
+
+    monkeypatch.setattr(DevTasks, "measured", measure)
+    recipe = recipe_of(family_folder, dev=dev_folders(family_folder), fallback=False)
+    found = search(recipe, family_folder / "out", device="cpu")
+    assert found.report["chosen"] == "found"
+    assert load(found.recipe).method.name == "self_positioning"
