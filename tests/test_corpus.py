@@ -153,11 +153,11 @@ def test_dev_and_test_are_read_as_dev_tasks(made: Path, part: str) -> None:
     found = {path.name: type(evaluator(path)).__name__ for path in (made / part).iterdir()}
     assert found == {
         **dict.fromkeys(
-            ("debian-retrieval", "python-docstrings", "commands"), "InformationRetrievalEvaluator"
+            ("debian-retrieval", "python-docstrings", "commands"), "RetrievalEvaluator"
         ),
         "debian-section": "ClassificationEvaluator",
-        "debian-sts": "EmbeddingSimilarityEvaluator",
-        "bitext-fr": "TranslationEvaluator",
+        "debian-sts": "SimilarityEvaluator",
+        "bitext-fr": "BitextEvaluator",
     }
 
 

@@ -105,9 +105,10 @@ def test_scores_are_put_into_the_cards_of_folders(
     recipe = write_recipe(
         tmp_path / "soup.yaml", {"merge_method": "linear", "models": listed(*family.members)}
     )
+    own = shutil.copytree(results, tmp_path / "results")
     asked = [tmp_path / "base", f"named={tmp_path / 'm1'}", "--tasks", task_folders / "similarity"]
     for models in (asked, asked, [recipe, *asked]):  # the second and third run change nothing
-        ran = boom_eval(*models, "--results", results, "--update-card")
+        ran = boom_eval(*models, "--results", own, "--update-card")
         assert ran.exit_code == 0, ran.stderr
         assert ran.stdout.splitlines()[-2:] == [
             f"wrote {tmp_path / name / 'README.md'}" for name in ("base", "m1")
