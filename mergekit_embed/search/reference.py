@@ -69,10 +69,11 @@ Memory is that of one model and its gradients in float32, of the activations, an
 every member, whatever K is. `--cache` keeps members on the device, as they are stored, where they
 fit.
 
-Measured by `benchmarks/search.py --write` with all-MiniLM-L6-v2, three members and two cores: a step
-took 1.05 times a plain forward and backward of 32 rows with members kept and 1.08 times with members
-read at every step, and 1.14 and 1.23 times of 8 rows (medians of 15, taking turns). The peak memory
-of a search that reads them was 0.98 GB with one member and with seven; 1.7 GB when it kept the seven.
+Measured by `benchmarks/search.py --write` with all-MiniLM-L6-v2, three members and two cores: a
+step took 1.05 times a plain forward and backward of 32 rows with members kept and 1.08 times with
+members read at every step, and 1.14 and 1.23 times of 8 rows (medians of 15, taking turns). The
+peak memory of a search that reads them was 0.98 GB with one member and with seven; 1.7 GB when it
+kept the seven.
 
 ### Other strategies
 """
