@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import struct
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,11 +36,13 @@ from mergekit_embed.checkpoint import (
     open_checkpoint,
     places,
     read_header,
+    safetensors_file,
 )
 from mergekit_embed.checkpoint.pickle_file import read_pickle
 from mergekit_embed.checkpoint.shell import difference, same
 from mergekit_embed.dtypes import DType
 from mergekit_embed.engine.reader import Reader
+from mergekit_embed.process import uncollected
 
 PICKLE = "pytorch_model.bin"
 
@@ -796,3 +801,65 @@ def test_a_model_that_is_nowhere_is_missed_in_both_places(
     assert str(tmp_path / "first" / reference) in message
     assert str(tmp_path / "second" / reference) in message
     assert f"{reference} is not in the Hub's cache and HF_HUB_OFFLINE is set" in message
+
+
+# --- parsing without a search for garbage ---------------------------------------------------------
+
+
+def test_garbage_is_searched_for_again_once_the_last_thread_has_parsed() -> None:
+    entered, leave = threading.Barrier(2, timeout=10), threading.Event()
+
+    def other() -> None:
+        with uncollected:
+            entered.wait()
+            assert leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with uncollected:
+        thread.start()
+        entered.wait()
+    assert not gc.isenabled(), "the other thread parses on"
+    leave.set()
+    thread.join()
+    assert gc.isenabled()
+
+
+def test_a_process_that_never_searches_for_garbage_is_left_so() -> None:
+    gc.disable()
+    try:
+        with uncollected, uncollected:
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_header_is_parsed_without_a_search_for_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[str] = []
+
+    def told(phase: str, facts: dict[str, int]) -> None:
+        searches.append(phase)
+
+    entries = ", ".join(
+        f'"t{i}": {{"dtype": "U8", "shape": [1], "data_offsets": [{i}, {i + 1}]}}'
+        for i in range(20_000)
+    )
+    header = f"{{{entries}}}".encode()
+    path = tmp_path / WEIGHTS
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(20_000))
+    loads = json.loads
+
+    def parsed(*arguments: Any, **options: Any) -> Any:
+        searches.clear()
+        found = loads(*arguments, **options)
+        assert searches == []
+        return found
+
+    monkeypatch.setattr(safetensors_file.json, "loads", parsed)
+    gc.callbacks.append(told)
+    try:
+        assert len(read_header(path)) == 20_000
+    finally:
+        gc.callbacks.remove(told)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..dtypes import DType
 from ..errors import CheckpointError
+from ..process import uncollected
 from .tensor import METADATA, Shape, StoredTensor, is_name, is_possible, short
 
 MAX_HEADER_BYTES = 10_000_000
@@ -71,7 +72,9 @@ def _entries(path: Path, raw: bytes) -> dict[str, Any]:
 
     try:
         # Decoded first: json.loads would take bytes in UTF-16 too, which other readers refuse.
-        header = json.loads(raw.decode(), object_pairs_hook=unique, parse_int=_whole)
+        text = raw.decode()
+        with uncollected:
+            header = json.loads(text, object_pairs_hook=unique, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"has a header that is not JSON: {error}") from error
     if not isinstance(header, dict):

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..errors import CheckpointError
+from ..process import uncollected
 from .pickle_file import read_pickle
 from .safetensors_file import read_header
 from .tensor import StoredTensor, is_name, short
@@ -116,7 +117,8 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
     if raw.count(b"[") + raw.count(b"{") > max(len(raw) // BYTES_A_LIST, 100_000):
         raise CheckpointError(path, "has more lists and objects in it than a file of a model")
     try:
-        content = json.loads(raw, object_pairs_hook=unique)
+        with uncollected:
+            content = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"is not valid JSON: {error}") from error
     if _is_deep(content):
