@@ -1,9 +1,9 @@
 """Gram matrices that were measured before, kept for merges of the same members.
 
-They lie in `$XDG_CACHE_HOME/mergekit_embed/grams` (`~/.cache` by default), a small JSON file for
-each set of weight files, named after what tells one state of these files from another: path, device
-and inode, size, and the times of the last change of content and of status. The last cannot be set
-back, so a file that was changed and given its old time is another file too.
+They lie in the folder of caches, under `grams`: a small JSON file for each set of weight files,
+named after what tells one state of these files from another: path, device and inode, size, and the
+times of the last change of content and of status. The last cannot be set back, so a file that was
+changed and given its old time is another file too.
 
 A matrix does not depend on the order in which the members are named, so it is kept in the order of
 the tensors' own names and turned into that of the recipe.
@@ -23,11 +23,15 @@ from typing import Any
 
 import numpy as np
 
+from ..disk import cache_folder
 from ..methods import Gram
 from .fingerprint import NUMERICS, Described, as_text
 from .hashing import digest_of
 from .plan import Job, Plan
 from .stamps import Stamp
+
+GRAMS = "grams"
+"""The cache's name."""
 
 FRESH_NS = 2 * 10**9
 """A file that was written less than this before the measurement could change again unnoticed, since
@@ -38,17 +42,6 @@ BROKEN = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 MOST_FILES = 100
 """Files of matrices that are kept; the ones used longest ago go first."""
-
-
-def folder() -> Path | None:
-    """Where matrices are kept; None for a user without a home."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    if not root.is_absolute():  # as the specification of the variable has it
-        try:
-            root = Path.home() / ".cache"
-        except RuntimeError:
-            return None
-    return root / "mergekit_embed" / "grams"
 
 
 class Remembered:
@@ -143,7 +136,7 @@ def _path_of(plan: Plan, latest: int) -> Path | None:
 
     None where one is gone, not as it was when the plan was made, or was changed after `latest`.
     """
-    root = folder()
+    root = cache_folder(GRAMS)
     if root is None:
         return None
     states = []

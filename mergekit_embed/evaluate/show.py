@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..disk import write_whole
 from ..errors import OutputError
 from .compare import Comparison, Group, Lead, Row
 
@@ -201,11 +202,8 @@ def write(path: Path, content: str) -> None:
     Raises:
         OutputError: when that fails.
     """
-    beside = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(content, encoding="utf-8")
-        beside.replace(path)
+        write_whole(path, content)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -6,7 +6,6 @@ again changes what is between them and the metadata that is ours, and leaves wha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.adapter_config import CONFIG
 from ..checkpoint.shell import read_modules
 from ..checkpoint.weights import is_file, read_bytes, read_object
+from ..disk import write_whole
 from ..engine.lineage_cards import CARD, METADATA
 from ..engine.staging import explained
 from ..errors import CheckpointError
@@ -248,14 +248,8 @@ def _write(root: Path, data: Mapping[str, Any], body: str) -> Path:
     path = root / CARD
     text = f"---\n{ModelCardData(**data).to_yaml()}\n---\n\n{body.lstrip()}"
     _parts(path, text)
-    beside = root / f".{CARD}.partial"
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise explained(root, error) from error
     return path

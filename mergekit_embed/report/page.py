@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..disk import write_whole
 from ..errors import OutputError
 from .drawing import described, unique
 from .style import STYLE
@@ -129,11 +130,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         OutputError: when it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise OutputError(f"{path}: cannot write the page ({error.strerror})") from error
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from ..disk import write_whole
 from ..errors import OutputError
 from ..train.data import Dataset
 from ..version import __version__
@@ -62,13 +62,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: when it cannot be written.
     """
-    beside = path.with_name(f".{path.name.lstrip('.')}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

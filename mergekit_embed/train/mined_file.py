@@ -18,13 +18,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ..disk import CACHE, cache_folder
 from ..errors import OutputError
 from .data import Mined
 
 FORMAT = 1
 """Of the files, and of how negatives are found."""
-
-VARIABLE = "MERGEKIT_EMBED_CACHE"
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -38,10 +37,15 @@ class Found:
 
 
 def folder() -> Path:
-    """Where files are kept: $MERGEKIT_EMBED_CACHE/mined, or ~/.cache/mergekit_embed/mined."""
-    said = os.environ.get(VARIABLE)
-    root = Path(said).expanduser() if said else Path("~/.cache/mergekit_embed").expanduser()
-    return root / "mined"
+    """Where files are kept: in the folder of caches, under `mined`.
+
+    Raises:
+        OutputError: for a user without a home who does not name one.
+    """
+    found = cache_folder("mined")
+    if found is None:
+        raise OutputError(f"there is no place to keep mined negatives; set {CACHE} to a folder")
+    return found
 
 
 def read(key: str, rows: int) -> Found | None:
@@ -108,7 +112,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        message = f"{path}: cannot be written: {reason}; free some space, or set {VARIABLE}"
+        message = f"{path}: cannot be written: {reason}; free some space, or set {CACHE}"
         raise OutputError(f"{message} to a folder that can") from error
 
 

@@ -22,11 +22,12 @@ first, so that neither the order of rows nor the size of blocks shows in what is
 are in memory at once; their vectors lie in a file, which takes 4 bytes a number. Texts get the data
 set's prompts, else the encoder's own.
 
-What was found is kept in `~/.cache/mergekit_embed/mined` (or `$MERGEKIT_EMBED_CACHE/mined`), by the
-hash of rows, encoder, prompts, length and parameters; nothing is mined twice. `--dry-run` mines
-nothing, and says where mining comes first. `boom-train plan.yaml --mine` mines and stops: before a
-training in several processes, which wait for the first one, and no longer than their connection
-allows. For `--executor ray`, let `MERGEKIT_EMBED_CACHE` be a folder that all machines share.
+What was found is kept in `~/.cache/mergekit_embed/mined` (or under `$XDG_CACHE_HOME`, or in
+`$MERGEKIT_EMBED_CACHE/mined`), by the hash of rows, encoder, prompts, length and parameters;
+nothing is mined twice. `--dry-run` mines nothing, and says where mining comes first.
+`boom-train plan.yaml --mine` mines and stops: before a training in several processes, which wait
+for the first one, and no longer than their connection allows. For `--executor ray`, let
+`MERGEKIT_EMBED_CACHE` be a folder that all machines share.
 """
 
 DEV = """\

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensor_folders import Tensors, stored, write_folder
 
+from mergekit_embed.disk import cache_folder
 from mergekit_embed.engine import remembered
 
 SHAPES = {
@@ -49,7 +50,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of Gram matrices, empty; files need not be old, as tests make them just now."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remembered, "FRESH_NS", 0)
-    found = remembered.folder()
+    found = cache_folder("grams")
     assert found is not None and found.is_relative_to(tmp_path)
     return found
 
