@@ -1,4 +1,4 @@
-"""Scores of single texts, and what a score is when the texts of its task are drawn anew.
+"""Scores of tasks: what a model wins by them, and what one is when its texts are drawn anew.
 
 A draw with replacement is how often it takes each text: counts (N,). Every metric here is a
 function of the counts, so that thousands of draws are a few matrix operations, and two models are
@@ -9,7 +9,7 @@ Source of the bootstrap: Efron and Tibshirani 1993, "An Introduction to the Boot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,18 @@ BLOCK = 2**22
 
 CLOSE = 1e-4
 """How far the metric of the kept scores may be from the task's score; files round to 1e-6."""
+
+
+def borda(own: Mapping[str, float], rivals: Sequence[Mapping[str, float]]) -> float:
+    """How many rivals a model is better than, summed over its tasks; a draw counts a half.
+
+    Source: MMTEB (arXiv 2502.13595), section 3.
+    """
+    found = 0.0
+    for task, score in own.items():
+        for rival in rivals:
+            found += 1.0 if score > rival[task] else 0.5 if score == rival[task] else 0.0
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -154,6 +154,45 @@ def _exit_code(command: click.Command) -> int:
     return code if isinstance(code, int) else 0
 
 
+Shown = TypeVar("Shown")
+
+
+@contextmanager
+def on_terminal(
+    lines: Callable[[Callable[[str], None]], Shown],
+    bars: Callable[[Any], Shown],
+    columns: Callable[[], Iterable[Any]],
+    *,
+    quiet: bool,
+) -> Iterator[Shown | None]:
+    """Bars on a terminal, plain lines elsewhere, nothing when quiet; all on standard error.
+
+    Args:
+        lines: makes plain lines, from what says one.
+        bars: makes bars, of a `rich.progress.Progress`.
+        columns: gives what a bar is made of; asked for where there are bars alone, as rich is slow.
+        quiet: say nothing.
+    """
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield lines(lambda line: click.echo(line, err=True))
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*columns(), console=Console(stderr=True), transient=True) as shown:
+        yield bars(shown)
+
+
+def told_columns() -> list[Any]:
+    """A bar between what is done and a field `told`."""
+    from rich.progress import BarColumn, TextColumn
+
+    return [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}")]
+
+
 class Lines:
     """Progress as plain lines, for logs: one every ten seconds."""
 
@@ -209,32 +248,25 @@ class Bar:
         self._bar.update(self._task, tensors=f"{self._finished}/{self._tensors} tensors")
 
 
-@contextmanager
-def shown_progress(*, quiet: bool) -> Iterator[Progress | None]:
-    """A bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error."""
-    if quiet:
-        yield None
-        return
-    if not sys.stderr.isatty():
-        yield Lines(lambda line: click.echo(line, err=True))
-        return
-    from rich.console import Console
+def shown_progress(*, quiet: bool) -> AbstractContextManager[Progress | None]:
+    """The progress of a merge, as `on_terminal` shows it."""
+    return on_terminal(Lines, Bar, _merging_columns, quiet=quiet)
+
+
+def _merging_columns() -> list[Any]:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
-    columns = (
+    return [
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TextColumn("{task.fields[tensors]}"),
         TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Bar(bar)
+    ]

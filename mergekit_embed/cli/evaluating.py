@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from .console import duration_of
+from .console import duration_of, on_terminal, told_columns
 
 if TYPE_CHECKING:
     from ..evaluate.progress import Progress
@@ -146,18 +143,6 @@ class Bar:
         self._bar.update(self._task, completed=self._clock.reached, told=told)
 
 
-@contextmanager
-def shown_evaluation(*, quiet: bool) -> Iterator[Progress | None]:
-    """A bar on a terminal, plain lines elsewhere, nothing when quiet; all on standard error."""
-    if quiet:
-        yield None
-        return
-    if not sys.stderr.isatty():
-        yield Lines(lambda line: click.echo(line, err=True))
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Bar(bar)
+def shown_evaluation(*, quiet: bool) -> AbstractContextManager[Progress | None]:
+    """The progress of an evaluation, as `on_terminal` shows it."""
+    return on_terminal(Lines, Bar, told_columns, quiet=quiet)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from .console import duration_of
+from .console import duration_of, on_terminal, told_columns
 
 if TYPE_CHECKING:
     from ..train.progress import Progress
@@ -118,21 +115,9 @@ class Bars:
         self._bars.console.print(f"note: {text}", highlight=False, markup=False)
 
 
-@contextmanager
-def shown_training(*, quiet: bool) -> Iterator[Progress | None]:
-    """Bars on a terminal, plain lines elsewhere, nothing when quiet; all on standard error."""
-    if quiet:
-        yield None
-        return
-    if not sys.stderr.isatty():
-        yield Lines(lambda line: click.echo(line, err=True))
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield Bars(bars)
+def shown_training(*, quiet: bool) -> AbstractContextManager[Progress | None]:
+    """The progress of a training, as `on_terminal` shows it."""
+    return on_terminal(Lines, Bars, told_columns, quiet=quiet)
 
 
 def is_first() -> bool:

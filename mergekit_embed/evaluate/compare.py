@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..samples import DRAWS, Doubles, Samples, drawn
+from ..samples import DRAWS, Doubles, Samples, borda, drawn
 
 SEED = 0
 """Of the draws of intervals, so that a table is the same whenever it is printed."""
@@ -109,14 +109,11 @@ class Comparison:
         return {kind: float(np.mean(scores)) for kind, scores in found.items()}
 
     def borda(self) -> tuple[float, ...]:
-        """For each row, how many others it beats, summed over tasks; a draw counts a half.
-
-        Source: MMTEB (arXiv 2502.13595), section 3.
-        """
-        table = np.array([[row.scores[task.name] for task in self.tasks] for row in self.rows])
-        above = (table[:, None] > table[None]).sum(axis=(1, 2))
-        level = (table[:, None] == table[None]).sum(axis=(1, 2)) - len(self.tasks)  # itself
-        return tuple((above + level / 2).tolist())
+        """For each row, how many others it beats, summed over tasks."""
+        return tuple(
+            borda(row.scores, [other.scores for other in self.rows if other is not row])
+            for row in self.rows
+        )
 
     def lead(self, row: Row, tasks: Sequence[str] | None = None) -> Lead:
         """How far a row is ahead of the first in the mean over these tasks, or all.

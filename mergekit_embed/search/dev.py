@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..samples import Samples, drawn
+from ..samples import Samples, borda, drawn
 from .specs import Doubles, Evaluation
 
 if TYPE_CHECKING:
@@ -90,18 +90,6 @@ class DevObjective:
         if self._rivals is None:
             return Evaluation(-sum(own.values()) / len(own), tasks=own)
         return Evaluation(-borda(own, self._rivals), tasks=own)
-
-
-def borda(own: Scores, rivals: Sequence[Scores]) -> float:
-    """How many rivals a model is better than, summed over tasks; a draw counts a half.
-
-    Source: MMTEB (arXiv 2502.13595) compares models so.
-    """
-    found = 0.0
-    for task, score in own.items():
-        for rival in rivals:
-            found += 1.0 if score > rival[task] else 0.5 if score == rival[task] else 0.0
-    return found
 
 
 def compared(models: Mapping[str, Measured], ours: str, seed: int) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..checkpoint import places
-from ..checkpoint.names import LAYER
+from ..checkpoint.names import LAYER, component_of, layer_of, module_of
 from .specs import GroupsName
 
 LAYERED = re.compile(r"^(?P<stack>.*\.)?(?P<index>\d+)$")
-"""What `places` calls a layer: its stack and its number."""
+"""What `layer_of` calls a layer: its stack and its number."""
 
 
 @dataclass(frozen=True)
@@ -57,35 +56,21 @@ def grouped(names: Sequence[str], by: GroupsName, blocks: int) -> Grouping:
 
 
 def _labels(names: Sequence[str], by: GroupsName, blocks: int) -> list[str]:
-    located = places(names)
-    if by == "layer":
-        return [_with_component(name, located[name].group) for name in names]
-    if by == "component":
-        return [_component(name) or "transformer" for name in names]
-    if by == "module":
-        return [LAYER.sub(r"\g<stack>.*.", name).rpartition(".")[0] or name for name in names]
-    last = _last_layers([located[name].group for name in names])
+    kinds = {"layer": layer_of, "component": component_of, "module": module_of}
+    if by in kinds:
+        return [kinds[by](name) for name in names]
+    groups = [layer_of(name) for name in names]
+    last = _last_layers(groups)
     found = []
-    for name in names:
-        layer = LAYERED.match(located[name].group)
+    for group in groups:
+        layer = LAYERED.match(group)
         if layer is None:
-            found.append(_with_component(name, located[name].group))
+            found.append(group)
             continue
         stack, index = layer["stack"] or "", int(layer["index"])
         block = index * min(blocks, last[stack] + 1) // (last[stack] + 1)
         found.append(f"{stack}block {block + 1}")
     return found
-
-
-def _component(name: str) -> str:
-    """The folder that a tensor lies in; "" for the model's own."""
-    return name.rpartition("/")[0]
-
-
-def _with_component(name: str, group: str) -> str:
-    """`2_Dense: head`; a layer's name has its component in front already."""
-    folder = _component(name)
-    return f"{folder}: {group}" if folder and not group.startswith(folder) else group
 
 
 def _last_layers(groups: Sequence[str]) -> Mapping[str, int]:
@@ -102,8 +87,9 @@ def _last_layers(groups: Sequence[str]) -> Mapping[str, int]:
 def _pattern(own: Sequence[str], others: Sequence[str]) -> str:
     """The shortest of some patterns that finds these names and none of the others."""
     exact = f"^{_any([re.escape(name) for name in sorted(own)])}$"
+    folders = {re.escape(name.rpartition("/")[0]) for name in own}
     candidates = [
-        f"^{_any(sorted({re.escape(_component(name)) for name in own}))}/",
+        f"^{_any(sorted(folders))}/",
         "^[^/]*$",
         f"^{_any(sorted({re.escape(_beginning(name)) for name in own}))}",
         f"^{_any(sorted({_in_any_layer(name) for name in own}))}",

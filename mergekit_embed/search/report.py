@@ -73,7 +73,6 @@ def _comparison(
     for name, coefficients in plain_merges(scene).items():
         position.put(coefficients)
         models[name] = tasks.measured(model)
-    searching.move(trail.best_point)
     return best, compared(models, FOUND, spec.seed)
 
 

@@ -103,7 +103,6 @@ def search(
             searching.restore(kept)
         resumed = len(searching.trail.judged)
         trail = searching.run()
-        searching.stand(trail.best_point)
         report = report_of(spec, scene, probe, trail, searching)
     report["written"] = _write_recipes(spec, scene, trail, folder, report)
     write_json(folder / REPORT, report)
