@@ -216,6 +216,12 @@ def prompts_from(
     help="The type they are loaded in; auto is bfloat16 on a CUDA device, else float32.",
 )
 @click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Cut texts off after N tokens. Default: each model's own limit.",
+)
+@click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     default=32,
@@ -278,7 +284,8 @@ def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) ->
     labels = [model.name for model in opened]
     labels += [f"{name}:{size}" for name in labels for size in told["dimensions"]]
     refuse_unknown(list(asked.gates), labels, [task.name for task in tasks], groups)
-    settings = Settings(chosen_dtype(told["dtype"], told["device"]), told["prompts"])
+    dtype = chosen_dtype(told["dtype"], told["device"])
+    settings = Settings(dtype, told["prompts"], told["max_length"])
     examined = _examining(opened, tasks, asked, told["device"], settings.dtype)
     with shown_evaluation(quiet=asked.as_json or asked.dry_run) as progress:
         evaluating = Evaluating(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ def evaluate(
     out_of_domain: Sequence[str] = (),
     results: str | Path = "results",
     dtype: str = "auto",
+    max_length: int | None = None,
     prompts: Mapping[str, str] | None = None,
     dimensions: Sequence[int] = (),
     device: str = "auto",
@@ -40,6 +42,7 @@ def evaluate(
         out_of_domain: tasks that they were not.
         results: the folder of finished results.
         dtype: of weights: "float32", "bfloat16"; "auto" for bfloat16 on a CUDA device alone.
+        max_length: tokens of a text, those after it are cut off; None for the models' own limit.
         prompts: by `query`, `document`, or a task's name or type; before the models' own.
         dimensions: a row for each, of the first so many dimensions.
         device: "auto" (a CUDA device when there is one), "cpu", "cuda:1".
@@ -60,7 +63,7 @@ def evaluate(
         open_models(models),
         open_tasks(tasks, in_domain, out_of_domain),
         results=results,
-        settings=Settings(chosen_dtype(dtype, device), dict(prompts or {})),
+        settings=Settings(chosen_dtype(dtype, device), dict(prompts or {}), max_length),
         dimensions=dimensions,
         device=device,
         batch_size=batch_size,
@@ -74,7 +77,5 @@ def require() -> None:
     Raises:
         UsageError: when there is not, with what to install.
     """
-    try:
-        import mteb  # noqa: F401
-    except ImportError as error:
-        raise UsageError("evaluating needs `pip install 'mergekit_embed[eval]'`") from error
+    if find_spec("mteb") is None:
+        raise UsageError("evaluating needs `pip install 'mergekit_embed[eval]'`")

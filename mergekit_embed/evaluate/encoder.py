@@ -32,10 +32,12 @@ class Settings:
     Attributes:
         dtype: of the weights, and of the arithmetic.
         prompts: that come before a model's own.
+        max_length: tokens of a text, those after it are cut off; None for the model's own limit.
     """
 
     dtype: str = "float32"
     prompts: Prompts = field(default_factory=dict)
+    max_length: int | None = None
 
     def experiment(self, dimension: int | None) -> dict[str, Any]:
         """What of this is not as by default; results are kept apart by it."""
@@ -44,6 +46,8 @@ class Settings:
             found["dimension"] = dimension
         if self.dtype != "float32":
             found["dtype"] = self.dtype
+        if self.max_length is not None:
+            found["max_length"] = self.max_length
         if self.prompts:
             said = repr(sorted(self.prompts.items()))
             found["prompts"] = digest_of(said.encode())[:16]
@@ -64,6 +68,8 @@ class Encoder(AbsEncoder):
         dimension: how many dimensions are kept, from the first; None for all.
         keeps: remember the embeddings of a task, for the next `dimension`.
     """
+
+    mteb_model_meta: ModelMeta
 
     def __init__(
         self,

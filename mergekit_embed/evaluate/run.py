@@ -167,6 +167,8 @@ class Evaluating:
 
     def _run_model(self, model: Model, own: Sequence[Unit], left: Sequence[Unit]) -> Done:
         opened = model.open(self._device, self._settings.dtype)
+        shortest = [self._settings.max_length, opened.max_seq_length]
+        opened.max_seq_length = min((one for one in shortest if one is not None), default=None)
         longest = opened.get_embedding_dimension()
         for unit in own:
             if unit.dimension is not None and longest and unit.dimension > longest:
@@ -200,7 +202,7 @@ class Evaluating:
         encoder.mteb_model_meta, encoder.dimension = unit.meta, unit.dimension
         try:
             mteb.evaluate(
-                encoder,  # type: ignore[arg-type]
+                encoder,
                 task,
                 encode_kwargs={"batch_size": self._batch_size, "show_progress_bar": False},
                 cache=self._cache,

@@ -260,7 +260,8 @@ def test_a_prompt_of_a_task_is_a_part_of_it(family: Family, tmp_path: Path, quic
 
 def test_settings_have_results_of_their_own(family: Family, tmp_path: Path, quick: Path) -> None:
     plain, _ = evaluated([family.base], [quick], tmp_path / "results")
-    for settings in (Settings(prompts={"STS": "one "}), Settings(dtype="bfloat16")):
+    others = (Settings(prompts={"STS": "one "}), Settings(dtype="bfloat16"), Settings(max_length=4))
+    for settings in others:
         found, ran = evaluated([family.base], [quick], tmp_path / "results", settings=settings)
         assert len(ran.ran) == 1
         assert found.rows[0].scores != plain.rows[0].scores

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
 from mergekit_embed import samples
-from mergekit_embed.evaluate.compare import Comparison, Lead, Row, TaskFacts
+from mergekit_embed.evaluate.compare import Comparison, Group, Lead, Row, TaskFacts
 from mergekit_embed.samples import Samples
 
 SEEDS = st.integers(0, 10**6)
@@ -94,8 +94,8 @@ def test_samples_that_do_not_give_the_score_are_told() -> None:
 # --- models side by side --------------------------------------------------------------------------
 
 
-def facts(name: str, kind: str = "STS", group: str | None = None) -> TaskFacts:
-    return TaskFacts(name, kind, "x", group, name, "r", "dev")  # type: ignore[arg-type]
+def facts(name: str, kind: str = "STS", group: Group | None = None) -> TaskFacts:
+    return TaskFacts(name, kind, "x", group, name, "r", "dev")
 
 
 TASKS = (facts("a", group="in-domain"), facts("b", group="out-of-domain"), facts("c", "Retrieval"))
