@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -113,14 +114,19 @@ class Ran:
         return self.out.splitlines()[-1]
 
 
-def boom_merge(*arguments: str | Path) -> Ran:
-    """Run `boom-merge` in this process; an exception that it should have reported is raised."""
-    from mergekit_embed.cli.merge import merge
-
-    result = CliRunner().invoke(merge, [str(argument) for argument in arguments])
+def ran(command: click.Command, *arguments: str | Path) -> Ran:
+    """Run a command in this process; an exception that it should have reported is raised."""
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def boom_merge(*arguments: str | Path) -> Ran:
+    """Run `boom-merge`, as `ran` does."""
+    from mergekit_embed.cli.merge import merge
+
+    return ran(merge, *arguments)
 
 
 MANIFEST = "merge_manifest.json"

@@ -12,8 +12,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from click.testing import CliRunner
-from helpers import Ran, files, siblings
+from helpers import Ran, files, ran, siblings
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
@@ -510,10 +509,7 @@ def test_without_sentence_transformers_it_says_what_to_install(
 
 
 def boom_stats(*arguments: str | Path) -> Ran:
-    result = CliRunner().invoke(boom, ["stats", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    return ran(boom, "stats", *arguments)
 
 
 def test_the_command_measures_and_says_what_it_measured(bert: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from helpers import (
     MANIFEST,
     WEIGHTS,
@@ -23,6 +22,7 @@ from helpers import (
     changed_json,
     files,
     listed,
+    ran,
     recipe,
     write_recipe,
 )
@@ -45,10 +45,7 @@ COPIED = {"embeddings.position_ids"}
 
 
 def boom_verify(*arguments: str | Path) -> Ran:
-    result = CliRunner().invoke(boom, ["verify", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    return ran(boom, "verify", *arguments)
 
 
 def merged(*members: str, **more: Any) -> dict[str, Any]:

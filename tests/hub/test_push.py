@@ -20,8 +20,8 @@ from .server import LoopbackHub
 HERE = "alice/model"
 
 
-def pushed(folder: Path, target: Target | str = HERE, **more: bool) -> Pushed:
-    return push(folder, target, **{"loads": False, **more})  # type: ignore[arg-type]
+def pushed(folder: Path, target: Target | str = HERE, *, loads: bool = False) -> Pushed:
+    return push(folder, target, loads=loads)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,10 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner
-from helpers import Ran, raw_bytes, write_recipe
+from helpers import ran, raw_bytes, write_recipe
 from report.pages import Parsed
 from search.scenes import make_family
 from search.test_dev import soup_of
@@ -26,15 +24,6 @@ from mergekit_embed.search.page import write_page
 from .conftest import Scene
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-def ran(command: str, *arguments: str | Path) -> Ran:
-    """Run `boom COMMAND`; an exception that it should have reported is raised."""
-    assert isinstance(boom, click.Group)
-    result = CliRunner().invoke(boom, [command, *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
 
 
 def page_of(path: Path) -> Parsed:
@@ -59,7 +48,7 @@ def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_are_told_in_tables(scene: Scene) -> None:
-    told = ran("inspect", *scene.members, "--base", scene.base)
+    told = ran(boom, "inspect", *scene.members, "--base", scene.base)
     assert told.code == 0
     lines = told.out.splitlines()
     assert lines[0].split() == ["member", "length", "of", "the", "base", "moved"]
@@ -74,7 +63,7 @@ def test_models_are_told_in_tables(scene: Scene) -> None:
 
 def test_a_recipe_is_told_with_its_coefficients(scene: Scene, tmp_path: Path) -> None:
     wanted = write_recipe(tmp_path / "r.yaml", scene.recipe("linear"))
-    told = ran("inspect", wanted, "--by", "module", "-q")
+    told = ran(boom, "inspect", wanted, "--by", "module", "-q")
     first = told.out.splitlines()[1].split()
     assert first[-3] == "0.3333"
     assert "encoder.layer.*.attention.query" in told.out
@@ -82,7 +71,9 @@ def test_a_recipe_is_told_with_its_coefficients(scene: Scene, tmp_path: Path) ->
 
 def test_json_says_all(scene: Scene, tmp_path: Path) -> None:
     html = tmp_path / "deep" / "report.html"
-    told = ran("inspect", *scene.members, "--base", scene.base, "--json", "--rank", "--html", html)
+    told = ran(
+        boom, "inspect", *scene.members, "--base", scene.base, "--json", "--rank", "--html", html
+    )
     found = json.loads(told.out)
     assert (told.err, found["status"], found["html"]) == ("", "done", str(html))
     facts = look(models([str(one) for one in scene.members], str(scene.base)), rank=True)
@@ -94,7 +85,7 @@ def test_json_says_all(scene: Scene, tmp_path: Path) -> None:
 
 def test_one_model_alone_has_no_pairs(scene: Scene, tmp_path: Path) -> None:
     html = tmp_path / "one.html"
-    told = ran("inspect", scene.members[0], "--html", html)
+    told = ran(boom, "inspect", scene.members[0], "--html", html)
     assert told.code == 0 and "cosine" not in told.out
     assert titles(page_of(html)) == ["members", "layers", "modules", "tensors"]
 
@@ -111,7 +102,7 @@ def test_what_is_wrong_ends_with_2(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = ran("inspect", *arguments)
+    told = ran(boom, "inspect", *arguments)
     assert (told.code, told.out) == (2, "") and said in told.err
 
 
@@ -119,15 +110,15 @@ def test_what_is_wrong_ends_with_2(
 def test_without_matplotlib_nothing_is_begun(scene: Scene, tmp_path: Path) -> None:
     wanted = write_recipe(tmp_path / "r.yaml", scene.recipe("linear"))
     for command in (["inspect", wanted, "--html"], ["merge", wanted, "-o", "out", "--report"]):
-        told = ran(*command, tmp_path / "page.html")
+        told = ran(boom, *command, tmp_path / "page.html")
         assert told.code == 2 and "pip install 'mergekit_embed[report]'" in told.err
     assert not (tmp_path / "out").exists() and not (tmp_path / "page.html").exists()
 
 
 def test_a_merge_with_a_report_is_the_merge_without(scene: Scene, tmp_path: Path) -> None:
     wanted = write_recipe(tmp_path / "r.yaml", scene.recipe("model_stock"))
-    ran("merge", wanted, "-o", tmp_path / "plain")
-    told = ran("merge", wanted, "-o", tmp_path / "told", "--report", tmp_path / "report.html")
+    ran(boom, "merge", wanted, "-o", tmp_path / "plain")
+    told = ran(boom, "merge", wanted, "-o", tmp_path / "told", "--report", tmp_path / "report.html")
     assert told.code == 0 and "read once" in told.out, "Gram matrices were known"
     assert raw_bytes(tmp_path / "told") == raw_bytes(tmp_path / "plain")
     parsed = page_of(tmp_path / "report.html")
@@ -139,7 +130,7 @@ def test_several_merges_have_a_page_each(scene: Scene, tmp_path: Path) -> None:
     recipes = [
         write_recipe(tmp_path / f"{name}.yaml", scene.recipe(name)) for name in ("linear", "ties")
     ]
-    ran("merge", *recipes, "-o", tmp_path / "out", "--report", tmp_path / "report.html")
+    ran(boom, "merge", *recipes, "-o", tmp_path / "out", "--report", tmp_path / "report.html")
     assert "coefficients" in titles(page_of(tmp_path / "report-linear.html"))
     assert "coefficients" not in titles(page_of(tmp_path / "report-ties.html"))
 
@@ -147,7 +138,15 @@ def test_several_merges_have_a_page_each(scene: Scene, tmp_path: Path) -> None:
 def test_a_search_has_a_page(tmp_path: Path) -> None:
     wanted = soup_of(make_family(tmp_path / "family"), strategy="greedy_soup", objective="dev")
     told = ran(
-        "search", wanted, "-o", tmp_path / "out", "--device", "cpu", "--report", tmp_path / "s.html"
+        boom,
+        "search",
+        wanted,
+        "-o",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--report",
+        tmp_path / "s.html",
     )
     assert told.code == 0
     parsed = page_of(tmp_path / "s.html")
@@ -204,7 +203,7 @@ def test_a_training_has_a_page(tmp_path: Path) -> None:
     base_model(tmp_path / "base")
     write_data(tmp_path)
     wanted = plan(tmp_path, members=[50, 100], training={"steps": 3})
-    told = ran("train", wanted, "-o", tmp_path / "out", "--report", tmp_path / "t.html")
+    told = ran(boom, "train", wanted, "-o", tmp_path / "out", "--report", tmp_path / "t.html")
     assert told.code == 0
     parsed = page_of(tmp_path / "t.html")
     assert titles(parsed) == ["members", "loss", "data", "settings"]

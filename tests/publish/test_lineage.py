@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import xxhash
-from click.testing import CliRunner
 from helpers import (
     LINEAGE,
     WEIGHTS,
@@ -23,6 +22,7 @@ from helpers import (
     changed_tensors,
     files,
     listed,
+    ran,
     recipe,
     write_recipe,
 )
@@ -44,10 +44,7 @@ OUT = Path("out")
 
 
 def boom_lineage(*arguments: str | Path) -> Ran:
-    result = CliRunner().invoke(boom, ["lineage", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    return ran(boom, "lineage", *arguments)
 
 
 def merged(made: Path | dict[str, Any], output: Path = OUT) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -132,7 +133,10 @@ def test_the_front_holds_what_no_other_beats() -> None:
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    missing = lambda name, *rest: None if name == "matplotlib" else find(name, *rest)  # noqa: E731
+
+    def missing(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == "matplotlib" else find(name, package)
+
     monkeypatch.setattr(importlib.util, "find_spec", missing)
     with pytest.raises(UsageError, match=r"pip install 'mergekit_embed\[report\]'"):
         report.require()

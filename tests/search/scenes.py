@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from click.testing import CliRunner
-from helpers import Ran
+from helpers import Ran, ran
 from ruamel.yaml import YAML
 from tiny_models import WORDS, build_minilm, perturb
 from train.plans import write_rows
@@ -103,11 +102,28 @@ def opened_scene(
 
 
 def boom_search(*arguments: str | Path) -> Ran:
-    """Run `boom-search` in this process; an exception that it should have reported is raised."""
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    """Run `boom-search`, as `ran` does."""
+    return ran(command, *arguments)
+
+
+class KilledError(Exception):
+    """What stands for the end of a process."""
+
+
+@dataclass
+class Kill(Silent):
+    """Progress that ends a search at a step, or where a point of this name is judged."""
+
+    step: int | None = None
+    label: str | None = None
+
+    def stepped(self, number: int, loss: float) -> None:
+        if number == self.step:
+            raise KilledError
+
+    def judged(self, label: str, value: float, best: float) -> None:
+        if label == self.label:
+            raise KilledError
 
 
 @dataclass

@@ -13,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 
 from mergekit_embed import merge
 from mergekit_embed.recipe import load
-from mergekit_embed.samples import Samples
+from mergekit_embed.samples import Samples, borda
 from mergekit_embed.search import search
-from mergekit_embed.search.dev import DevTasks, Measured, borda, compared
+from mergekit_embed.search.dev import DevTasks, Measured, compared
 from mergekit_embed.search.specs import Doubles
 from mergekit_embed.train.dev import evaluator
 

@@ -19,10 +19,9 @@ from mergekit_embed.search.box import Box
 from mergekit_embed.search.by_merging import Merger
 from mergekit_embed.search.evolution import Evolving
 from mergekit_embed.search.load import load_search
-from mergekit_embed.search.loop import Silent
 from mergekit_embed.search.specs import Evaluation, Point
 
-from .scenes import opened_scene, recipe_of
+from .scenes import Kill, KilledError, opened_scene, recipe_of
 
 TIES = {"density": [0.1, 1.0], "lambda": [0.2, 2.0]}
 
@@ -121,21 +120,12 @@ def test_what_it_finds_is_a_plain_recipe(
     merge(found.recipe, family_folder / "merged")
 
 
-class _Killed(Exception):
-    pass
-
-
 def test_an_interrupted_evolution_continues(family_folder: Path) -> None:
     recipe = evolved(family_folder, parameters=TIES, evaluations=12)
     whole = search(recipe, family_folder / "whole", device="cpu")
 
-    class Kill(Silent):
-        def judged(self, label: str, value: float, best: float) -> None:
-            if label == "point 7":
-                raise _Killed
-
-    with pytest.raises(_Killed):
-        search(recipe, family_folder / "out", device="cpu", progress=Kill())
+    with pytest.raises(KilledError):
+        search(recipe, family_folder / "out", device="cpu", progress=Kill(label="point 7"))
     continued = search(recipe, family_folder / "out", device="cpu")
     assert continued.resumed == 7
     assert continued.report["judged"] == whole.report["judged"]

@@ -18,11 +18,10 @@ from mergekit_embed.recipe import load
 from mergekit_embed.search import search
 from mergekit_embed.search.box import Box
 from mergekit_embed.search.load import load_search
-from mergekit_embed.search.loop import Silent
 from mergekit_embed.search.sampling import Sampling, front
 from mergekit_embed.search.specs import Evaluation, Point
 
-from .scenes import DATA, dev_folders, recipe_of, write_recipe
+from .scenes import DATA, Kill, KilledError, dev_folders, recipe_of, write_recipe
 
 START = Point(np.ones((1, 2)), np.ones(1), {"lambda": 0.3})
 BOUNDS = {"weight": (0.0, 2.0), "lambda": (0.0, 2.0)}
@@ -143,21 +142,12 @@ def test_axes_may_be_losses_of_the_probe_set(family_folder: Path) -> None:
     assert first["axes"]["a"] == min(one["tasks"]["retrieval"] for one in found.report["judged"])
 
 
-class _Killed(Exception):
-    pass
-
-
 def test_an_interrupted_search_continues_to_the_same_front(family_folder: Path) -> None:
     recipe = traded(family_folder)
     whole = search(recipe, family_folder / "whole", device="cpu")
 
-    class Kill(Silent):
-        def judged(self, label: str, value: float, best: float) -> None:
-            if label == "point 12":
-                raise _Killed
-
-    with pytest.raises(_Killed):
-        search(recipe, family_folder / "out", device="cpu", progress=Kill())
+    with pytest.raises(KilledError):
+        search(recipe, family_folder / "out", device="cpu", progress=Kill(label="point 12"))
     continued = search(recipe, family_folder / "out", device="cpu")
     assert continued.resumed == 12
     assert continued.report["judged"] == whole.report["judged"]

@@ -39,7 +39,7 @@ from mergekit_embed.search.objective import ProbeLoss
 from mergekit_embed.search.prepare import open_probe
 from mergekit_embed.search.state import STATE
 
-from .scenes import DATA, boom_search, opened_scene, recipe_of, write_recipe
+from .scenes import DATA, Kill, KilledError, boom_search, opened_scene, recipe_of, write_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -282,29 +282,14 @@ def test_the_time_limit_keeps_the_best_so_far(family_folder: Path) -> None:
 # --- what continues ------------------------------------------------------------------------------
 
 
-class _KilledError(Exception):
-    pass
-
-
-class _Kill(Silent):
-    """Progress that ends a search at a step."""
-
-    def __init__(self, at: int):
-        self.at = at
-
-    def stepped(self, number: int, loss: float) -> None:
-        if number == self.at:
-            raise _KilledError
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_search_that_was_interrupted_continues_to_the_same_end(
     family_folder: Path, optimizer: str
 ) -> None:
     recipe = recipe_of(family_folder, optimizer=optimizer)
     whole = search(recipe, family_folder / "whole", device="cpu")
-    with pytest.raises(_KilledError):
-        search(recipe, family_folder / "out", device="cpu", progress=_Kill(7))
+    with pytest.raises(KilledError):
+        search(recipe, family_folder / "out", device="cpu", progress=Kill(step=7))
     state = json.loads((family_folder / "out" / STATE).read_text())
     assert len(state["steps"]) == 6
     continued = search(recipe, family_folder / "out", device="cpu")
@@ -341,8 +326,8 @@ def test_a_search_that_was_killed_continues_to_the_same_end(family_folder: Path)
 
 def test_another_recipe_does_not_continue(family_folder: Path) -> None:
     out = family_folder / "out"
-    with pytest.raises(_KilledError):
-        search(recipe_of(family_folder), out, device="cpu", progress=_Kill(7))
+    with pytest.raises(KilledError):
+        search(recipe_of(family_folder), out, device="cpu", progress=Kill(step=7))
     other = search(recipe_of(family_folder, learning_rate=0.01), out, device="cpu")
     assert other.resumed == 0
 

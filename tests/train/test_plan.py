@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from helpers import Ran
+from helpers import Ran, ran
 from ruamel.yaml import YAML
 from tiny_models import build_minilm
 
@@ -36,11 +36,8 @@ RECIPES = sorted((ROOT / "recipes" / "train").glob("*.yaml"))
 
 
 def boom_train(*arguments: str | Path) -> Ran:
-    """Run `boom-train` in this process; an exception that it should have reported is raised."""
-    result = CliRunner().invoke(train, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    """Run `boom-train`, as `ran` does."""
+    return ran(train, *arguments)
 
 
 # --- what a plan means --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers import Ran
+from helpers import Ran, ran
 from safetensors.numpy import load_file
 from tiny_models import build_minilm, perturb
 
@@ -102,11 +102,8 @@ def record(folder: str | Path) -> dict[str, Any]:
 
 
 def boom_train(*arguments: str | Path) -> Ran:
-    """Run `boom-train` in this process; an exception that it should have reported is raised."""
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Ran(result.exit_code, result.stdout, result.stderr)
+    """Run `boom-train`, as `ran` does."""
+    return ran(command, *arguments)
 
 
 # --- the first ------------------------------------------------------------------------------------
