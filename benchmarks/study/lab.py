@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from mergekit_embed.evaluate.compare import Comparison, Row
+from mergekit_embed.evaluate.encoder import Settings
 from mergekit_embed.evaluate.models import open_models
 from mergekit_embed.evaluate.run import Evaluating
 from mergekit_embed.evaluate.tasks import open_tasks
@@ -18,6 +19,9 @@ from mergekit_embed.search import search
 from mergekit_embed.train.run import train
 
 from .setting import Setting, corpus_of, digest
+
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
+"""The types of weights that models are measured in, by the precision of training."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +197,6 @@ class Lab:
         steps = len(report["losses"]) + len(report["judged"])
         return Candidate(label, found, weight, cost + Cost(searched=steps))
 
-    def report(self, found: Candidate) -> dict[str, Any]:
-        """What the search behind a candidate had to say."""
-        told: dict[str, Any] = json.loads((found.reference.parent / "search.json").read_text())
-        return told
-
     def probe(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """The `search` block of a study: its data and the way members are trained."""
         return {
@@ -223,6 +222,7 @@ class Lab:
             open_models(references),
             tasks,
             results=self.setting.out / "results",
+            settings=Settings(DTYPES[self.setting.precision], max_length=self.setting.max_length),
             device=self.setting.device,
         ).run()
         rows = {row.model: row for row in found.rows}

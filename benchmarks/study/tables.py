@@ -16,7 +16,7 @@ Rows = list[Candidate]
 BAGS = (40, 60, 80, 100)
 """The bags that methods are compared on, one of the sets that BOOM names effective."""
 
-MEMBERLESS_WEIGHT = frozenset({"median", "trimmed_mean", "ram", "ramplus_tl"})
+WEIGHTLESS = frozenset({"median", "trimmed_mean", "ram", "ramplus_tl"})
 """Methods that have no weights."""
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -42,13 +42,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its title, what it is about, its rows, and data sets that no member sees."""
+    """A table: its title, what it is about, and its rows."""
 
     number: int
     title: str
     about: str
     rows: Callable[[Lab, int], Rows]
-    unseen: tuple[str, ...] = ()
 
 
 def full(lab: Lab, seed: int, label: str = "full corpus", **plan: Any) -> Candidate:
@@ -72,9 +71,13 @@ def bags(lab: Lab, seed: int, ratios: Sequence[float]) -> Rows:
     ]
 
 
-def base(lab: Lab) -> Candidate:
-    """The model that all start from."""
-    return lab.base
+def settings(lab: Lab, seed: int) -> Rows:
+    """What all other tables train with is chosen here, on a seed that they do not have."""
+    found = []
+    for rate, epochs in ((1e-4, 1), (2e-4, 1), (4e-4, 1), (2e-4, 2), (2e-4, 4)):
+        own = {"learning_rate": rate, "epochs": epochs}
+        found.append(full(lab, seed, f"rate {rate:g}, {epochs} epochs", training=own))
+    return [*found, lab.base]
 
 
 def schedules(lab: Lab, seed: int) -> Rows:
@@ -87,7 +90,7 @@ def schedules(lab: Lab, seed: int) -> Rows:
         "two_stage",
     )
     found = [full(lab, seed, name, schedule=name) for name in names[1:]]
-    return [full(lab, seed, names[0]), *found, base(lab)]
+    return [full(lab, seed, names[0]), *found, lab.base]
 
 
 def granularity(lab: Lab, seed: int) -> Rows:
@@ -100,7 +103,7 @@ def granularity(lab: Lab, seed: int) -> Rows:
         members = lab.trained([{"each": each}], seed, data=data)
         found.append(lab.merged(f"a member for every {each}", members))
     found.append(lab.merged("bags {40, 60, 80, 100}", bags(lab, seed, BAGS)))
-    return [*found, base(lab)]
+    return [*found, lab.base]
 
 
 def cluster_of(name: str) -> str:
@@ -129,7 +132,7 @@ def bagging(lab: Lab, seed: int) -> Rows:
     for count in (2, 5):
         soup = [full(lab, 1000 * seed + one) for one in range(count)]
         found.append(lab.merged(f"soup of {count} seeds", soup, "linear", equal=True))
-    return [*found, base(lab)]
+    return [*found, lab.base]
 
 
 def methods(lab: Lab, seed: int) -> Rows:
@@ -138,7 +141,7 @@ def methods(lab: Lab, seed: int) -> Rows:
     found = [full(lab, seed), lab.merged("multislerp", members)]
     for name, parameters in METHODS.items():
         own = {"parameters": dict(parameters)} if parameters else {}
-        weighed = name not in MEMBERLESS_WEIGHT
+        weighed = name not in WEIGHTLESS
         recipe = lab.recipe(members, name, weighed=weighed, **own)
         found.append(lab.candidate(name, recipe, members))
     found += [_guided(lab, members, gamma, "tensor") for gamma in (-1.0, 0.0, 1.0, 2.0)]
@@ -150,7 +153,7 @@ def methods(lab: Lab, seed: int) -> Rows:
     evolved = {"strategy": "cma_es", "parameters": {"weight": [0.0, 1.0]}, "evaluations": 40}
     recipe = lab.recipe(members, "task_arithmetic", weighed=False, search=evolved | lab.probe())
     found.append(lab.searched("task arithmetic by CMA-ES", recipe, members, seed))
-    return [*found, *(one.named(f"alone: {one.label}") for one in members), base(lab)]
+    return [*found, *(one.named(f"alone: {one.label}") for one in members), lab.base]
 
 
 def _guided(lab: Lab, members: Rows, gamma: float, granularity: str) -> Candidate:
@@ -177,7 +180,7 @@ def incremental(lab: Lab, seed: int) -> Rows:
     found += [
         _updated(lab, seed, start, first, arriving, history) for history in (0.0, 0.2, 0.4, 1.0)
     ]
-    return [*found, start.named("before the arrivals"), base(lab)]
+    return [*found, start.named("before the arrivals"), lab.base]
 
 
 def _updated(
@@ -217,7 +220,7 @@ def positions(lab: Lab, seed: int) -> Rows:
     found.append(positioned(lab, pair, seed, "two members"))
     for share in (0.25, 0.5, 0.75):
         found += _grid(lab, pair, share)
-    return [*found, base(lab)]
+    return [*found, lab.base]
 
 
 def _iterative(lab: Lab, members: Rows, seed: int) -> Candidate:
@@ -257,10 +260,11 @@ def codiemb(lab: Lab, seed: int) -> Rows:
     run = lab.trained([entry], seed, tasks=losses)
     fused = _guided(lab, run, 1.0, "tensor").named("its checkpoints, fused by their deltas")
     soup = lab.merged("its checkpoints, a soup", run, "linear", equal=True)
-    return [plain, joint, fused, soup, base(lab)]
+    return [plain, joint, fused, soup, lab.base]
 
 
 TABLES: tuple[Table, ...] = (
+    Table(0, "Settings", "The full corpus at several rates and lengths.", settings),
     Table(1, "Schedules", "The full corpus once, its batches in every order.", schedules),
     Table(2, "Granularity", "What one member is trained on. Merged by Multi-SLERP.", granularity),
     Table(3, "Bags", "Bags against the full corpus, once and for as many steps.", bagging),
