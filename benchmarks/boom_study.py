@@ -104,7 +104,8 @@ def main() -> None:
             for path in sorted(given.results.glob("table-*.json"))
             for content in [json.loads(path.read_text())]
         }
-        PAGE.write_text(page(found, FINDINGS.read_text()), encoding="utf-8")
+        findings = FINDINGS.read_text(encoding="utf-8") if FINDINGS.is_file() else ""
+        PAGE.write_text(page(found, findings), encoding="utf-8")
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from .engine.hashing import Hash
 from .engine.merge import RecipeLike
 from .engine.plan import Job
 from .engine.planner import Planner
-from .engine.run import Learned, Progress, Silent, run
+from .engine.run import Learned, Progress, Silent, Sink, run
 from .engine.staging import write_json
 from .errors import CheckpointError, RecipeError, UsageError
 from .kernels import Raw, open_kernels
@@ -73,16 +73,41 @@ class _IntoHashes:
     """Takes the result of a merge into hashes, and keeps nothing else; see `engine.run.Sink`."""
 
     def __init__(self) -> None:
-        self.hashes: dict[str, Hash] = {}
+        self._hashes: dict[str, Hash] = {}
+
+    def digests(self, plan: Plan) -> dict[str, str]:
+        """The hash of every tensor, by the path of its file and its name."""
+        return {place_of(plan, job): self._hashes[job.name].digest for job in plan.jobs}
 
     def wants(self, job: Job) -> bool:
         return True
 
     def write(self, job: Job, start: int, raw: Raw) -> None:
-        self.hashes.setdefault(job.name, Hash()).add(raw)
+        self._hashes.setdefault(job.name, Hash()).add(raw)
 
     def finished(self, job: Job, learned: Learned) -> None:
-        self.hashes.setdefault(job.name, Hash())
+        self._hashes.setdefault(job.name, Hash())
+
+    def notes(self, job: Job) -> Sequence[str]:
+        return ()
+
+
+class _IntoBoth:
+    """Takes the result of a merge into a model and into hashes at once; see `engine.run.Sink`."""
+
+    def __init__(self, model: IntoModel, hashes: _IntoHashes):
+        self._model, self._hashes = model, hashes
+
+    def wants(self, job: Job) -> bool:
+        return True
+
+    def write(self, job: Job, start: int, raw: Raw) -> None:
+        self._hashes.write(job, start, raw)
+        if self._model.wants(job):
+            self._model.write(job, start, raw)
+
+    def finished(self, job: Job, learned: Learned) -> None:
+        self._hashes.finished(job, learned)
 
     def notes(self, job: Job) -> Sequence[str]:
         return ()
@@ -111,14 +136,23 @@ def load(
         UsageError: when it makes an adapter, or sentence-transformers is missing.
     """
     plan = planned(recipe)
-    chosen = str(choose_device(device))
-    with shell_of(plan, holes=True) as folder:
-        model = open_model(folder, chosen, dtype)
-        checkpoint = open_checkpoint(folder, plan.recipe.name)
-        tensors = _by_job(plan, checkpoint, _tensors_of(model, checkpoint))
-    kernels = open_kernels(chosen, small=plan.bytes_in < SMALL)
-    run([plan], kernels, [IntoModel(tensors)], progress or Silent())
+    model, tensors = _opened(plan, device, dtype)
+    _run(plan, IntoModel(tensors), device, progress)
     return model
+
+
+def load_and_digest(
+    plan: Plan, *, device: str = "auto", dtype: str | None = None
+) -> tuple[SentenceTransformer, dict[str, str]]:
+    """What `load` and `result_digests` give, for one streaming read of the members.
+
+    Raises:
+        NonFiniteError, CheckpointError, PlanError, UsageError: as these do.
+    """
+    model, tensors = _opened(plan, device, dtype)
+    hashes = _IntoHashes()
+    _run(plan, _IntoBoth(IntoModel(tensors), hashes), device)
+    return model, hashes.digests(plan)
 
 
 def planned(recipe: RecipeLike) -> Plan:
@@ -149,9 +183,23 @@ def result_digests(plan: Plan, device: str = "auto") -> dict[str, str]:
         NonFiniteError, CheckpointError, PlanError: as a merge.
     """
     sink = _IntoHashes()
-    kernels = open_kernels(device, small=plan.bytes_in < SMALL)
-    run([plan], kernels, [sink], Silent())
-    return {place_of(plan, job): sink.hashes[job.name].digest for job in plan.jobs}
+    _run(plan, sink, device)
+    return sink.digests(plan)
+
+
+def _run(plan: Plan, sink: Sink, device: str, progress: Progress | None = None) -> None:
+    kernels = open_kernels(str(choose_device(device)), small=plan.bytes_in < SMALL)
+    run([plan], kernels, [sink], progress or Silent())
+
+
+def _opened(
+    plan: Plan, device: str, dtype: str | None
+) -> tuple[SentenceTransformer, dict[str, torch.Tensor]]:
+    """The model of a plan before it has its weights, and the tensors that the jobs fill."""
+    with shell_of(plan, holes=True) as folder:
+        model = open_model(folder, device, dtype)
+        checkpoint = open_checkpoint(folder, plan.recipe.name)
+        return model, _by_job(plan, checkpoint, _tensors_of(model, checkpoint))
 
 
 def place_of(plan: Plan, job: Job) -> str:

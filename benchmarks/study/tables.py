@@ -16,6 +16,20 @@ Rows = list[Candidate]
 BAGS = (40, 60, 80, 100)
 """The bags that methods are compared on, one of the sets that BOOM names effective."""
 
+RATES = (
+    (2.5e-5, 1),
+    (5e-5, 1),
+    (1e-4, 1),
+    (2e-4, 1),
+    (4e-4, 1),
+    (5e-5, 2),
+    (1e-4, 2),
+    (2e-4, 2),
+    (5e-5, 4),
+    (2e-4, 4),
+)
+"""Learning rates, and how often the corpus is gone through at them."""
+
 WEIGHTLESS = frozenset({"median", "trimmed_mean", "ram", "ramplus_tl"})
 """Methods that have no weights."""
 
@@ -74,9 +88,9 @@ def bags(lab: Lab, seed: int, ratios: Sequence[float]) -> Rows:
 def settings(lab: Lab, seed: int) -> Rows:
     """What all other tables train with is chosen here, on a seed that they do not have."""
     found = []
-    for rate, epochs in ((1e-4, 1), (2e-4, 1), (4e-4, 1), (2e-4, 2), (2e-4, 4)):
+    for rate, epochs in RATES:
         own = {"learning_rate": rate, "epochs": epochs}
-        found.append(full(lab, seed, f"rate {rate:g}, {epochs} epochs", training=own))
+        found.append(full(lab, seed, f"rate {rate:g}, epochs {epochs}", training=own))
     return [*found, lab.base]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..evaluate.examine import Health
     from ..evaluate.gate import Gate, Miss
     from ..evaluate.models import Model
+    from ..evaluate.run import Opened
     from ..evaluate.tasks import Task
 
 HELP = """Compare MODELs side by side, on benchmarks of MTEB and on tasks of your own.
@@ -286,7 +287,7 @@ def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) ->
     refuse_unknown(list(asked.gates), labels, [task.name for task in tasks], groups)
     dtype = chosen_dtype(told["dtype"], told["device"])
     settings = Settings(dtype, told["prompts"], told["max_length"])
-    examined = _examining(opened, tasks, asked, told["device"], settings.dtype)
+    look, examined = _examining(opened, tasks, asked, told["device"], settings.dtype)
     with shown_evaluation(quiet=asked.as_json or asked.dry_run) as progress:
         evaluating = Evaluating(
             opened,
@@ -297,6 +298,7 @@ def _evaluate(models: tuple[str, ...], asked: Asked, told: Mapping[str, Any]) ->
             device=told["device"],
             batch_size=told["batch_size"],
             progress=progress,
+            opened=look,
         )
         if asked.dry_run:
             show_units(evaluating.survey(), as_json=asked.as_json)
@@ -333,10 +335,13 @@ def _update_cards(models: Sequence[Model], comparison: Comparison) -> list[Path]
 
 def _examining(
     models: Sequence[Model], tasks: Sequence[Task], asked: Asked, device: str, dtype: str
-) -> Callable[[], list[Health]]:
-    """What measures the health of the models later; what it needs is opened now."""
+) -> tuple[Opened | None, Callable[[], list[Health]]]:
+    """What looks at models while they are open, and then tells their health.
+
+    Texts and parents are opened now, so that what is wrong with them is said before anything runs.
+    """
     if not asked.with_health:
-        return list
+        return None, list
     from ..evaluate.examine import Examination, sample_of
     from ..evaluate.models import open_parents
 
@@ -352,7 +357,7 @@ def _examining(
             found.append(examination.examine(model, parents))
         return found
 
-    return examined
+    return examination.look, examined
 
 
 def main() -> None:

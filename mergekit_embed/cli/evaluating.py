@@ -27,6 +27,11 @@ class Clock:
         self.total, self.units = cost, units
         self._began = time.monotonic()
 
+    def spare(self, cost: float, units: int) -> None:
+        """So much of it need not be done."""
+        self.total -= cost
+        self.units -= units
+
     def begin(self, cost: float, texts: int | None) -> None:
         """A task of this cost begins."""
         self.number += 1
@@ -67,6 +72,10 @@ def _told_start(units: int, cached: int) -> str:
     return f"{results} to compute" + (f", {cached} there already" if cached else "")
 
 
+def _told_spared(units: int) -> str:
+    return f"{'1 more result' if units == 1 else f'{units} more results'} there already"
+
+
 class Lines:
     """Progress as plain lines: where a task ends, and every ten seconds."""
 
@@ -80,6 +89,11 @@ class Lines:
         """See `Progress.start`."""
         self._clock.start(cost, units)
         self._say(_told_start(units, cached))
+
+    def spared(self, cost: float, units: int) -> None:
+        """See `Progress.spared`."""
+        self._clock.spare(cost, units)
+        self._say(_told_spared(units))
 
     def began(self, label: str, task: str, cost: float, texts: int | None) -> None:
         """See `Progress.began`."""
@@ -117,6 +131,11 @@ class Bar:
         self._clock.start(cost, units)
         told = _told_start(units, cached)
         self._task = self._bar.add_task("evaluating", total=max(cost, 1), told=told)
+
+    def spared(self, cost: float, units: int) -> None:
+        """See `Progress.spared`."""
+        self._clock.spare(cost, units)
+        self._bar.update(self._task, total=max(self._clock.total, 1))
 
     def began(self, label: str, task: str, cost: float, texts: int | None) -> None:
         """See `Progress.began`."""

@@ -177,7 +177,12 @@ class Examination:
 
     def _look(self, model: Model) -> _Seen:
         if model.reference not in self._seen:
-            opened = model.open(self._device, self._dtype)
+            self.look(model, model.open(self._device, self._dtype))
+        return self._seen[model.reference]
+
+    def look(self, model: Model, opened: SentenceTransformer) -> None:
+        """See a model that is open already, so that it need not be opened again."""
+        if model.reference not in self._seen:
             vectors = embedded(opened, self._sample.texts)
             layers = tuple(layers_of(opened, self._sample.texts))
             pairs = None
@@ -186,7 +191,6 @@ class Examination:
                 pairs = embedded(opened, left), embedded(opened, right)
             measured = _measured(model.name, self._sample.texts, vectors, layers, pairs)
             self._seen[model.reference] = _Seen(vectors, layers, measured)
-        return self._seen[model.reference]
 
 
 def embedded(model: SentenceTransformer, texts: Sequence[str]) -> Vectors:

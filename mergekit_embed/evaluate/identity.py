@@ -60,7 +60,11 @@ def plan_revision(plan: Plan, device: str = "auto") -> str:
     Raises:
         NonFiniteError, CheckpointError, PlanError: as a merge.
     """
-    digests = result_digests(plan, device)
+    return merged_revision(plan, result_digests(plan, device))
+
+
+def merged_revision(plan: Plan, digests: Mapping[str, str]) -> str:
+    """The hash of the result of a merge, from the hashes of its tensors."""
     tensors = {
         place: [str(job.dtype), list(job.result_shape), digests[place]]
         for place, job in ((place_of(plan, job), job) for job in plan.jobs)

@@ -14,11 +14,11 @@ from ..checkpoint.reference import split
 from ..engine import Plan
 from ..engine.lineage_names import public_name
 from ..errors import UsageError
-from ..loading import load, open_model, planned
+from ..loading import load, load_and_digest, open_model, planned
 from ..recipe import Recipe, load_all
 from ..recipe import load as load_recipe
 from ..recipe.nested import ENDINGS
-from .identity import folder_revision, plan_revision
+from .identity import folder_revision, merged_revision, plan_revision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -45,6 +45,11 @@ class Model:
     parents: tuple[str, ...] = ()
     folders: tuple[Path, ...] = (Path(),)
 
+    @property
+    def is_merged(self) -> bool:
+        """True for the result of a recipe, which is known once the merge has run."""
+        return isinstance(self.source, Plan)
+
     def revision(self, device: str = "auto") -> str:
         """The hash of all that its embeddings depend on; a recipe is merged for it."""
         if isinstance(self.source, Plan):
@@ -56,6 +61,13 @@ class Model:
         if isinstance(self.source, Plan):
             return load(self.source.recipe, device=device, dtype=dtype)
         return open_model(self.source.root, device, dtype)
+
+    def open_and_hash(self, device: str, dtype: str) -> tuple[SentenceTransformer, str]:
+        """What `open` and `revision` give; members of a recipe are read once for both."""
+        if isinstance(self.source, Plan):
+            model, digests = load_and_digest(self.source, device=device, dtype=dtype)
+            return model, merged_revision(self.source, digests)
+        return self.open(device, dtype), self.revision(device)
 
 
 def open_models(references: Sequence[str]) -> tuple[Model, ...]:

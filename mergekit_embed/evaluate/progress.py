@@ -11,6 +11,9 @@ class Progress(Protocol):
     def start(self, cost: float, units: int, cached: int) -> None:
         """So many tasks are to be run, `cached` more are done already; `cost` of all to run."""
 
+    def spared(self, cost: float, units: int) -> None:
+        """So many of these need not be run: a recipe was merged, and its results are there."""
+
     def began(self, label: str, task: str, cost: float, texts: int | None) -> None:
         """A task begins; it embeds so many texts, where that is known."""
 
@@ -29,6 +32,9 @@ class Silent:
 
     def start(self, cost: float, units: int, cached: int) -> None:
         """See `Progress.start`."""
+
+    def spared(self, cost: float, units: int) -> None:
+        """See `Progress.spared`."""
 
     def began(self, label: str, task: str, cost: float, texts: int | None) -> None:
         """See `Progress.began`."""

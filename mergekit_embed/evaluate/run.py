@@ -7,10 +7,11 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
 import mteb
@@ -27,6 +28,11 @@ from .models import Model
 from .progress import Progress, Silent
 from .recording import Recorder
 from .tasks import Task, TaskError, load_data, unload_data
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Opened = Callable[[Model, "SentenceTransformer"], None]
 
 BATCH = 32
 """Texts that are embedded at once."""
@@ -54,14 +60,17 @@ class Unit:
         name = self.model.name
         return name if self.dimension is None else f"{name}:{self.dimension}"
 
-    @property
-    def key(self) -> tuple[str | None, int | None, str]:
-        """What a result is of; the same for models of other names with the same weights."""
-        return self.meta.revision, self.dimension, self.task.name
+
+@dataclass
+class _Turn:
+    """A model in a run, and what is to do of it; a recipe has no units before it is merged."""
+
+    model: Model
+    units: Sequence[Unit] = ()
 
 
-Done = dict[tuple[str | None, int | None, str], TaskResult]
-"""Results by `Unit.key`."""
+Pair = tuple[int | None, Task]
+"""A task, and how many dimensions it is measured with; None for all."""
 
 
 class Evaluating:
@@ -78,6 +87,7 @@ class Evaluating:
         device: str = "auto",
         batch_size: int = BATCH,
         progress: Progress | None = None,
+        opened: Opened | None = None,
     ):
         """Nothing is read yet.
 
@@ -90,6 +100,7 @@ class Evaluating:
             device: where models run: "auto" (a CUDA device when there is one), "cpu", "cuda:1".
             batch_size: texts that are embedded at once.
             progress: told of tasks as they are done.
+            opened: given every model that is opened, as it is before anything is measured.
 
         Raises:
             OutputError: when the folder cannot be made.
@@ -98,7 +109,7 @@ class Evaluating:
         self._settings = settings or Settings()
         self._dimensions: tuple[int | None, ...] = tuple(dimensions) or (None,)
         self._device, self._batch_size = device, batch_size
-        self._progress = progress or Silent()
+        self._progress, self._opened = progress or Silent(), opened
         revisions = {task.name: task.facts.revision for task in tasks}
         local = {task.name for task in tasks if task.folder is not None}
         self._cache = Results(Path(results), revisions, local)
@@ -111,16 +122,18 @@ class Evaluating:
         Raises:
             CheckpointError, PlanError, NonFiniteError: when a model is broken.
         """
+        surveyed = (self._units(model, model.revision(self._device)) for model in self._models)
+        return tuple(unit for units in surveyed for unit in units)
+
+    def _units(self, model: Model, revision: str) -> list[Unit]:
+        """What there is to do of a model, with the results that are there."""
         found: list[Unit] = []
-        for model in self._models:
-            revision = model.revision(self._device)
-            for dimension in self._dimensions:
-                meta = meta_of(model, revision, self._settings, dimension)
-                found += [
-                    Unit(model, meta, dimension, task, self._known(meta, task))
-                    for task in self._tasks
-                ]
-        return tuple(found)
+        for dimension in self._dimensions:
+            meta = meta_of(model, revision, self._settings, dimension)
+            found += [
+                Unit(model, meta, dimension, task, self._known(meta, task)) for task in self._tasks
+            ]
+        return found
 
     def _known(self, meta: ModelMeta, task: Task) -> TaskResult | None:
         found = self._cache.load_task_result(task.name, meta)
@@ -130,69 +143,107 @@ class Evaluating:
     def run(self) -> Comparison:
         """Run what has not been run, and compare.
 
+        A recipe is merged straight into the model that is measured, and hashed on the way; which of
+        its results are there already is known only then.
+
         Raises:
             TaskError: when the data of a task cannot be had, or it fails; what was finished stays.
             CheckpointError, PlanError, NonFiniteError: when a model is broken.
             OutputError: when a result cannot be written.
         """
-        units = self.survey()
-        left = list({unit.key: unit for unit in reversed(units) if unit.result is None}.values())
-        left.reverse()  # of models that are the same the first is run
-        total = sum(self._cost(unit, left) for unit in left)
-        self._progress.start(total, len(left), len(units) - len(left))
-        done: Done = {}
+        turns = [_Turn(model) for model in self._models]
+        for turn in turns:
+            if not turn.model.is_merged:
+                turn.units = self._units(turn.model, turn.model.revision(self._device))
+        left = [pair for turn in turns for pair in self._left(turn)]
+        total = sum(sum(self._costs(self._left(turn))) for turn in turns)
+        count = len(turns) * len(self._dimensions) * len(self._tasks)
+        self._progress.start(total, len(left), count - len(left))
         try:
             with quiet_libraries():
-                for model in self._models:
-                    own = [unit for unit in left if unit.model is model]
-                    if own and done:
-                        gc.collect()  # the model before holds itself, and its memory
-                    if own:
-                        done |= self._run_model(model, own, left)
+                for turn in turns:
+                    self._take(turn)
         except BaseException as error:
+            units = [unit for turn in turns for unit in turn.units]
             kept = sum(self._known(unit.meta, unit.task) is not None for unit in units)
             if kept:
-                told = f"{kept} of {len(units)} results are there"
+                told = f"{kept} of {count} results are there"
                 error.add_note(f"{told}; the same command continues")
             raise
-        return self._compared(units, done)
+        return self._compared([unit for turn in turns for unit in turn.units])
 
-    def _cost(self, unit: Unit, left: Sequence[Unit]) -> float:
-        """How long a unit takes, in characters; those after the first dimension take little."""
-        cost = UNKNOWN_COST if unit.task.cost is None else unit.task.cost
-        first = next(
-            one for one in left if one.model is unit.model and one.task.name == unit.task.name
-        )
-        return cost if first is unit else REPEATED * cost
+    def _left(self, turn: _Turn) -> list[Pair]:
+        """What is to be run of a model as far as that is known; all, before a recipe is merged."""
+        if turn.units:
+            return [(unit.dimension, unit.task) for unit in turn.units if unit.result is None]
+        return [(dimension, task) for dimension in self._dimensions for task in self._tasks]
 
-    def _run_model(self, model: Model, own: Sequence[Unit], left: Sequence[Unit]) -> Done:
-        opened = model.open(self._device, self._settings.dtype)
+    def _costs(self, left: Sequence[Pair]) -> list[float]:
+        """How long these take, in characters; a task takes little once its texts are embedded."""
+        costs, embedded = [], set()
+        for _, task in left:
+            cost = UNKNOWN_COST if task.cost is None else task.cost
+            costs.append(REPEATED * cost if task.name in embedded else cost)
+            embedded.add(task.name)
+        return costs
+
+    def _take(self, turn: _Turn) -> None:
+        """Give a model's units their results."""
+        expected, opened = self._left(turn), None
+        if turn.model.is_merged:
+            gc.collect()  # the model before holds itself, and its memory
+            opened, revision = turn.model.open_and_hash(self._device, self._settings.dtype)
+            turn.units = self._units(turn.model, revision)
+        elif expected:  # a model before this one may have had the same weights
+            turn.units = [
+                unit if unit.result else replace(unit, result=self._known(unit.meta, unit.task))
+                for unit in turn.units
+            ]
+        left = self._left(turn)
+        if len(left) < len(expected):
+            spared = sum(self._costs(expected)) - sum(self._costs(left))
+            self._progress.spared(spared, len(expected) - len(left))
+        if left and opened is None:
+            gc.collect()
+            opened = turn.model.open(self._device, self._settings.dtype)
+        if opened is not None and self._opened is not None:
+            self._opened(turn.model, opened)
+        if left and opened is not None:
+            self._run_model(turn, opened)
+
+    def _run_model(self, turn: _Turn, opened: SentenceTransformer) -> None:
+        """Measure what is left of an open model."""
         shortest = [self._settings.max_length, opened.max_seq_length]
         opened.max_seq_length = min((one for one in shortest if one is not None), default=None)
         longest = opened.get_embedding_dimension()
-        for unit in own:
+        for unit in turn.units:
             if unit.dimension is not None and longest and unit.dimension > longest:
-                told = f"{model.name} has {longest} dimensions, and no {unit.dimension} to keep"
-                raise UsageError(f"{told}; see --dimensions")
+                told = f"{turn.model.name} has {longest} dimensions, and no {unit.dimension} to"
+                raise UsageError(f"{told} keep; see --dimensions")
         prompts: dict[str, TaskPrompt] = {
             task.name: task.folder.about.prompt
             for task in self._tasks
             if task.folder is not None and task.folder.about.prompt is not None
         }
-        encoder = Encoder(opened, own[0].meta, self._settings, prompts, self._progress.embedded)
-        done: Done = {}
+        encoder = Encoder(
+            opened, turn.units[0].meta, self._settings, prompts, self._progress.embedded
+        )
+        left = self._left(turn)
+        names = [(dimension, task.name) for dimension, task in left]
+        costs = dict(zip(names, self._costs(left), strict=True))
         for task in self._tasks:
-            units = [unit for unit in own if unit.task is task]
-            encoder.keeps = len(units) > 1
-            for unit in units:
-                cost = self._cost(unit, left)
+            own = [unit for unit in turn.units if unit.task is task and unit.result is None]
+            encoder.keeps = len(own) > 1
+            for unit in own:
+                cost = costs[unit.dimension, task.name]
                 self._progress.began(unit.label, task.name, cost, task.texts)
                 result = self._run_unit(encoder, unit)
-                done[unit.key] = result
+                turn.units = [
+                    replace(one, result=result) if one is unit else one for one in turn.units
+                ]
                 self._progress.finished(unit.label, task.name, score_of(result, task))
             encoder.forget()
         encoder.close()
-        return done
 
     def _run_unit(self, encoder: Encoder, unit: Unit) -> TaskResult:
         task, recorder = unit.task.fresh(), Recorder()
@@ -218,11 +269,11 @@ class Evaluating:
         assert kept is not None
         return kept
 
-    def _compared(self, units: Sequence[Unit], done: Done) -> Comparison:
+    def _compared(self, units: Sequence[Unit]) -> Comparison:
         rows: dict[str, list[tuple[Unit, TaskResult]]] = {}
         for unit in units:
-            result = unit.result or done[unit.key]
-            rows.setdefault(unit.label, []).append((unit, result))
+            assert unit.result is not None
+            rows.setdefault(unit.label, []).append((unit, unit.result))
         found = []
         for label, pairs in rows.items():
             first = pairs[0][0]

@@ -17,7 +17,9 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import build_minilm, shard, to_pickle
 
 import mergekit_embed
+from mergekit_embed import loading
 from mergekit_embed.checkpoint import open_checkpoint
+from mergekit_embed.engine import Plan
 from mergekit_embed.errors import NonFiniteError, OutputError, UsageError
 from mergekit_embed.evaluate.compare import Comparison
 from mergekit_embed.evaluate.encoder import Settings
@@ -39,6 +41,19 @@ class Watching(Silent):
         self.ran: list[tuple[str, str]] = []
         self.notes: list[str] = []
         self.texts = 0
+        self.expected = self.spared_cost = 0.0
+        self.spared_units = 0
+        self.costs: list[float] = []
+
+    def start(self, cost: float, units: int, cached: int) -> None:
+        self.expected = cost
+
+    def spared(self, cost: float, units: int) -> None:
+        self.spared_cost += cost
+        self.spared_units += units
+
+    def began(self, label: str, task: str, cost: float, texts: int | None) -> None:
+        self.costs.append(cost)
 
     def finished(self, label: str, task: str, score: float) -> None:
         self.ran.append((label, task))
@@ -253,6 +268,60 @@ def test_a_prompt_of_a_task_is_a_part_of_it(family: Family, tmp_path: Path, quic
     write_task(task, {"group": "in-domain"})
     _, ran = evaluated([family.base], [task], tmp_path / "results")
     assert ran.ran == []
+
+
+# --- what a recipe costs --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The recipes that were merged, in order."""
+    found: list[str] = []
+    run = loading.run
+
+    def counted(plans: Sequence[Plan], *others: Any) -> Any:
+        found.extend(plan.recipe.name for plan in plans)
+        return run(plans, *others)
+
+    monkeypatch.setattr(loading, "run", counted)
+    return found
+
+
+def test_a_recipe_is_merged_once_however_much_is_measured(
+    family: Family, tmp_path: Path, quick: Path, task_folders: Path, merges: list[str]
+) -> None:
+    recipe = tmp_path / "soup.yaml"
+    write_recipe(recipe, {"merge_method": "linear", "models": listed(*family.members)})
+    tasks = [quick, task_folders / "classes"]
+    seen: list[tuple[str, int]] = []
+    found, ran = evaluated(
+        [family.base, recipe],
+        tasks,
+        tmp_path / "results",
+        dimensions=(16, 8),
+        opened=lambda model, opened: seen.append((model.name, opened.get_embedding_dimension())),
+    )
+    assert merges == ["soup"]
+    assert len(ran.ran) == 8 and ran.spared_units == 0
+    assert [name for name, _ in seen] == ["base", "soup"]
+    folder = mergekit_embed.merge(recipe, tmp_path / "merged").path
+    merges.clear()
+    again, ran = evaluated([folder, recipe], tasks, tmp_path / "results", dimensions=(16, 8))
+    assert ran.ran == [] and merges == ["soup"]
+    assert ran.spared_units == 4, "what only the merge could tell"
+    assert again.rows[0].scores == again.rows[2].scores == found.rows[2].scores
+
+
+def test_costs_that_are_spared_are_those_that_were_counted(
+    family: Family, tmp_path: Path, quick: Path, task_folders: Path
+) -> None:
+    recipe = tmp_path / "soup.yaml"
+    write_recipe(recipe, {"merge_method": "linear", "models": listed(*family.members)})
+    tasks = [quick, task_folders / "classes"]
+    evaluated([recipe], tasks[:1], tmp_path / "results", dimensions=(16, 8))
+    _, ran = evaluated([recipe], tasks, tmp_path / "results", dimensions=(16, 8))
+    assert len(ran.ran) == 2
+    assert ran.expected - ran.spared_cost == pytest.approx(sum(ran.costs))
 
 
 # --- how it is measured ---------------------------------------------------------------------------
