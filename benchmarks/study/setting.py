@@ -29,10 +29,10 @@ class Setting:
     data: Path
     base: str
     out: Path
-    scale: float = 0.25
+    scale: float = 0.15
     measured: float = 0.5
     epochs: int = 1
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     rows: int = 32
     max_length: int = 48
     temperature: float = 0.05

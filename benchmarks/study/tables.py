@@ -161,10 +161,11 @@ def methods(lab: Lab, seed: int) -> Rows:
     found += [_guided(lab, members, gamma, "tensor") for gamma in (-1.0, 0.0, 1.0, 2.0)]
     found += [_guided(lab, members, 1.0, unit) for unit in ("model", "layer", "row", "element")]
     found.append(positioned(lab, members, seed, "self_positioning"))
-    soup = {"strategy": "greedy_soup", **lab.probe()}
+    soup = {"strategy": "greedy_soup", "probe": 500, **lab.probe()}
     recipe = lab.recipe(members, "linear", weighed=False, search=soup)
     found.append(lab.searched("greedy soup", recipe, members, seed))
     evolved = {"strategy": "cma_es", "parameters": {"weight": [0.0, 1.0]}, "evaluations": 40}
+    evolved |= {"probe": 500}
     recipe = lab.recipe(members, "task_arithmetic", weighed=False, search=evolved | lab.probe())
     found.append(lab.searched("task arithmetic by CMA-ES", recipe, members, seed))
     return [*found, *(one.named(f"alone: {one.label}") for one in members), lab.base]
@@ -224,7 +225,7 @@ def positions(lab: Lab, seed: int) -> Rows:
         "mu 0.05": {"mu": 0.05},
         "mu 0.1": {"mu": 0.1},
         "25 steps": {"steps": 25},
-        "400 steps": {"steps": 400},
+        "200 steps": {"steps": 200},
         "probe of 500 rows": {"probe": 500},
         "probe of 8000 rows": {"probe": 8000},
     }
