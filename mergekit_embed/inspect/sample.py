@@ -129,9 +129,7 @@ def _largest(magnitudes: Doubles) -> NDArray[np.bool_]:
 
 
 def _meetings(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Numbers:
-    """How many elements are true in row i of one and in row j of the other: int64 (K, K).
-
-    A product of zeros and ones in float64, which counts exactly to 2^53.
-    """
-    found: Numbers = np.rint(one.astype(np.float64) @ other.astype(np.float64).T).astype(np.int64)
-    return found
+    """How many elements are true in row i of one and in row j of the other: int64 (K, K)."""
+    rows, others = np.packbits(one, axis=1), np.packbits(other, axis=1)
+    counts = [np.bitwise_count(row & others).sum(axis=1, dtype=np.int64) for row in rows]
+    return np.stack(counts)
