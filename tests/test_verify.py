@@ -34,7 +34,7 @@ from mergekit_embed.cli.boom import boom
 from mergekit_embed.engine import verify as verifying
 from mergekit_embed.engine.destination import Destination
 from mergekit_embed.engine.hashing import digest_of
-from mergekit_embed.engine.lineage_names import public_name
+from mergekit_embed.engine.lineage.names import public_name
 
 pytestmark = pytest.mark.usefixtures("among_models")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def name_of(recipe: Path) -> str:
     """What a recipe's model is called: as the file, or as the folder that a lineage is in."""
-    from ..engine.lineage_file import is_lineage
+    from ..engine.lineage.file import is_lineage
 
     return recipe.absolute().parent.name if is_lineage(recipe) else recipe.stem
 
@@ -30,7 +30,7 @@ def wanted(recipes: Sequence[Path], members: Sequence[Path]) -> dict[Path, Repea
         UsageError: when members are to be looked for, and there is none.
         MergekitEmbedError: as `repeat` does.
     """
-    from ..engine.lineage_file import is_lineage
+    from ..engine.lineage.file import is_lineage
 
     chosen = [one for one in recipes if is_lineage(one)]
     if members and not chosen:

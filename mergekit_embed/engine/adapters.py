@@ -23,8 +23,8 @@ from .adapter_folder import entry
 from .adapter_plan import CHUNK, AdapterPlan, Target, stored_tensors
 from .extract import Part
 from .folding import Doubles, widened
-from .lineage_adapter import lineage_of, origins
-from .lineage_file import LINEAGE
+from .lineage.file import LINEAGE
+from .lineage.of_adapter import lineage_of, origins
 from .low_rank import Product, inner_products, truncated_product
 from .merge import MergeResult, peak_memory
 from .reader import Reader

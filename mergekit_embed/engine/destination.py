@@ -29,8 +29,8 @@ from .fingerprint import difference, fingerprint
 from .hashing import Hash
 from .inputs import leaves
 from .journal import Entry, Fingerprint, Journal, read_journal
-from .lineage import lineage_of, origins
-from .lineage_file import LINEAGE
+from .lineage.file import LINEAGE
+from .lineage.of_merge import lineage_of, origins
 from .manifest import MANIFEST, manifest
 from .plan import Job, Plan, check_space, nearest_folder
 from .run import Learned

@@ -16,7 +16,7 @@ from .fingerprint import recipe_digest
 from .hashing import digest_of, file_digest
 from .inputs import leaves
 from .journal import Entry
-from .lineage_names import public_name
+from .lineage.names import public_name
 from .plan import Plan
 from .staging import JOURNAL
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint import Checkpoint
 from ..checkpoint.weights import read_object
 from ..dtypes import FLOAT_NAMES, DType
-from .lineage_names import on_hub
+from .lineage.names import on_hub
 
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 

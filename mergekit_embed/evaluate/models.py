@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint import Checkpoint, open_reference
 from ..checkpoint.reference import split
 from ..engine import Plan
-from ..engine.lineage_names import public_name
+from ..engine.lineage.names import public_name
 from ..errors import UsageError
 from ..loading import load, load_and_digest, open_model, planned
 from ..recipe import Recipe, load_all

@@ -14,7 +14,7 @@ from ..checkpoint.adapter_config import CONFIG
 from ..checkpoint.shell import read_modules
 from ..checkpoint.weights import is_file, read_bytes, read_object
 from ..disk import write_whole
-from ..engine.lineage_cards import CARD, METADATA
+from ..engine.lineage.cards import CARD, METADATA
 from ..engine.staging import explained
 from ..errors import CheckpointError
 from . import card_text

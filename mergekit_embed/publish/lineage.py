@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.lineage_file import LINEAGE, read_content
+from ..engine.lineage.file import LINEAGE, read_content
 from ..errors import CheckpointError
 
 __all__ = ["LINEAGE", "Lineage", "find_lineage", "read_lineage"]

@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoint.locate import NotFoundError, locate
 from ..checkpoint.weights import inside
 from ..engine.hashing import file_digest
-from ..engine.lineage_inputs import weights_told
+from ..engine.lineage.inputs import weights_told
 from ..engine.reader import Reader
 from ..engine.taking_over import digest_read
 from ..errors import CheckpointError, Problem, RecipeError

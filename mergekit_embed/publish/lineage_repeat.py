@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..engine.lineage_file import LINEAGE
-from ..engine.lineage_recipe import NO_KEYWORD
+from ..engine.lineage.file import LINEAGE
+from ..engine.lineage.recipe import NO_KEYWORD
 from ..errors import CheckpointError
 from ..recipe import Recipe
 from ..recipe.load import validate

@@ -10,8 +10,8 @@ from typing import Any
 from ..checkpoint.adapter_config import CONFIG
 from ..checkpoint.weights import read_object
 from ..engine.destination import is_model
-from ..engine.lineage_names import public_name
-from ..engine.lineage_records import TRAINING, training_of
+from ..engine.lineage.names import public_name
+from ..engine.lineage.records import TRAINING, training_of
 from ..errors import CheckpointError
 from ..methods import available
 from ..recipe.suited import lists_of_models

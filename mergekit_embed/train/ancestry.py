@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint.locate import is_folder, locate
-from ..engine.lineage_file import LINEAGE, read_content
+from ..engine.lineage.file import LINEAGE, read_content
 from ..errors import UsageError
 from .merging import FOLDER
 from .places import content_in

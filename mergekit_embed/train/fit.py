@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from ..engine.lineage_names import public_name
+from ..engine.lineage.names import public_name
 from ..engine.staging import Staging, sync, write_json
 from ..errors import DataError, OutputError, Problem, UsageError
 from .arguments import arguments

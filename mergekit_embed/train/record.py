@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from ..engine.hashing import digest_of, file_digest
-from ..engine.lineage_file import LINEAGE
+from ..engine.lineage.file import LINEAGE
 from ..errors import OutputError
 from ..version import __version__
 from .bags import Member

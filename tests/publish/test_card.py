@@ -21,7 +21,7 @@ from huggingface_hub import EvalResult, ModelCard
 from lora import BERT_LINEAR, adapt
 
 import mergekit_embed
-from mergekit_embed.engine.lineage_cards import card_of
+from mergekit_embed.engine.lineage.cards import card_of
 from mergekit_embed.errors import CheckpointError, OutputError
 from mergekit_embed.publish.card import check_card, update_card, write_card
 from mergekit_embed.publish.card_data import licence_of

@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import StoredTensor
-from ..checkpoint.adapter import SAFETENSORS
-from ..checkpoint.adapter_config import CONFIG
-from ..checkpoint.weights import read_object
-from .adapter_plan import AdapterPlan
-from .hashing import digest_of, file_digest
-from .inputs import stored_within
-from .lineage import Origins, Recipes, content_of, origins_of
-from .lineage_inputs import place_of, weights_told
-from .lineage_names import Names
-from .lineage_recipe import resolved
-from .reader import Reader
-from .taking_over import digest_read
+from ...checkpoint import StoredTensor
+from ...checkpoint.adapter import SAFETENSORS
+from ...checkpoint.adapter_config import CONFIG
+from ...checkpoint.weights import read_object
+from ..adapter_plan import AdapterPlan
+from ..hashing import digest_of, file_digest
+from ..inputs import stored_within
+from ..reader import Reader
+from ..taking_over import digest_read
+from .inputs import place_of, weights_told
+from .names import Names
+from .of_merge import Origins, Recipes, content_of, origins_of
+from .recipe import resolved
 
 
 def origins(plan: AdapterPlan) -> Origins:

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
-from ..recipe.bombs import refuse_bomb, refuse_deep
-from .told import is_path
+from ...errors import RecipeError
+from ...recipe.bombs import refuse_bomb, refuse_deep
+from ..told import is_path
 
 CARD = "README.md"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..methods.registry import REQUIRED
-from ..recipe import Recipe
-from ..recipe.source import plain
-from ..recipe.suited import lists_of_models
-from .lineage_names import Names
-from .measured import statistics_folder
-from .plan import Plan
+from ...methods.registry import REQUIRED
+from ...recipe import Recipe
+from ...recipe.source import plain
+from ...recipe.suited import lists_of_models
+from ..measured import statistics_folder
+from ..plan import Plan
+from .names import Names
 
 LEFT_OUT = ("output", "publish", "search", "sweep")
 """What says where the result goes, or how the recipe came to be; the bytes do not depend on it."""
@@ -84,7 +84,7 @@ def resolved(recipe: Recipe, names: Names, call: Call) -> dict[str, Any]:
 
 def _defaults(data: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the keys that a recipe leaves out, where they have some."""
-    from ..recipe.schema import RecipeFile
+    from ...recipe.schema import RecipeFile
 
     return {
         name: field.default

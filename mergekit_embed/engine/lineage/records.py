@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.locate import HUB_ID, is_folder
-from ..checkpoint.weights import read_object
-from ..errors import CheckpointError
-from .hashing import file_digest
-from .told import last_name
+from ...checkpoint.locate import HUB_ID, is_folder
+from ...checkpoint.weights import read_object
+from ...errors import CheckpointError
+from ..hashing import file_digest
+from ..told import last_name
 
 TRAINING = "training.json"
 """The record of a training, two folders above a member: `OUT/members/NAME`."""

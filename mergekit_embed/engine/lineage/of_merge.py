@@ -14,15 +14,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import StoredTensor
-from ..recipe import Recipe
-from ..version import __version__
-from .fingerprint import NUMERICS
-from .hashing import digest_of
-from .inputs import leaves
-from .journal import Entry
-from .lineage_file import FORMAT
-from .lineage_inputs import (
+from ...checkpoint import StoredTensor
+from ...recipe import Recipe
+from ...version import __version__
+from ..fingerprint import NUMERICS
+from ..hashing import digest_of
+from ..inputs import leaves
+from ..journal import Entry
+from ..measured import statistics_folder
+from ..nested import plans_within
+from ..plan import Plan
+from .file import FORMAT
+from .inputs import (
     Hashed,
     Input,
     digest_of_lines,
@@ -31,12 +34,9 @@ from .lineage_inputs import (
     place_of,
     told,
 )
-from .lineage_names import Names
-from .lineage_recipe import recipe_told
-from .lineage_records import search_of
-from .measured import statistics_folder
-from .nested import plans_within
-from .plan import Plan
+from .names import Names
+from .recipe import recipe_told
+from .records import search_of
 
 Recipes = tuple[dict[str, Any], dict[str, dict[str, Any]]]
 """See `recipe_told`."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import StoredTensor
-from ..checkpoint.pickle_file import read_pickle
-from ..checkpoint.safetensors_file import read_header
-from .hashing import digest_of, file_digest
-from .lineage_cards import card_of
-from .lineage_file import LINEAGE, read_content
-from .lineage_names import Names, on_hub, public_name
-from .lineage_records import training_of
+from ...checkpoint import StoredTensor
+from ...checkpoint.pickle_file import read_pickle
+from ...checkpoint.safetensors_file import read_header
+from ..hashing import digest_of, file_digest
+from .cards import card_of
+from .file import LINEAGE, read_content
+from .names import Names, on_hub, public_name
+from .records import training_of
 
 SETTINGS = {".jinja", ".json", ".model", ".tiktoken", ".txt"}
 """Endings of files that say how a model is used: configuration, tokenizer, prompts."""

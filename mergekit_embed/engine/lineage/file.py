@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.weights import read_object
-from ..errors import CheckpointError
+from ...checkpoint.weights import read_object
+from ...errors import CheckpointError
 
 LINEAGE = "merge_lineage.json"
 
