@@ -21,7 +21,7 @@ from tiny_models import WORDS, build_minilm, build_qwen3, perturb
 from mergekit_embed.cli.train import train
 from mergekit_embed.errors import NonFiniteError, OutputError
 from mergekit_embed.rows import Ranked
-from mergekit_embed.train import mining, nearest
+from mergekit_embed.train import mined_file, mining, nearest
 from mergekit_embed.train.bags import members
 from mergekit_embed.train.data import Dataset, open_dataset
 from mergekit_embed.train.examples import Examples
@@ -442,3 +442,9 @@ def test_the_command_mines_and_stops(fake: Path, tmp_path: Path, cache: Path) ->
     plan.write_text(f"model: {fake}\ndata:\n  b: {{path: {file}, kind: pair}}\n")
     ran = CliRunner().invoke(train, [str(plan), "--mine"])
     assert ran.stdout == "no data set of the plan has `mine`\n"
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mined_file, "cache_folder", lambda name: None)
+    with pytest.raises(OutputError, match="set MERGEKIT_EMBED_CACHE to a folder"):
+        mined_file.read("key", 1)
