@@ -16,7 +16,7 @@ from .. import __version__
 from .console import ends_with_failure, printable, run
 from .evaluated import as_dict, show_found, show_units, write_files
 from .evaluating import shown_evaluation
-from .options import SETTINGS, markdown_help
+from .options import SETTINGS, device_option, json_option, markdown_help
 
 if TYPE_CHECKING:
     from ..evaluate.compare import Comparison
@@ -202,13 +202,7 @@ def prompts_from(
     is_flag=True,
     help="Put the scores of every model that is a folder into its model card (README.md).",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="DEVICE",
-    help="Where models run: auto, cpu, cuda, cuda:1.",
-)
+@device_option("Where models run")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -232,7 +226,7 @@ def prompts_from(
 @click.option(
     "--dry-run", is_flag=True, help="List what would run and what is there already, and stop."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@json_option
 @click.version_option(__version__, prog_name="boom-eval")
 @click.pass_context
 def evaluate(

@@ -11,7 +11,7 @@ import rich_click as click
 from .. import __version__
 from ..errors import UsageError
 from .console import ends_with_failure, printable, run, show_notes, shown_progress
-from .options import SETTINGS, json_option, markdown_help
+from .options import SETTINGS, device_option, json_option, markdown_help
 
 if TYPE_CHECKING:
     from ..inspect import By
@@ -62,13 +62,7 @@ else. What every number means: docs/inspect.md."""
     metavar="FILE",
     help="Write a page with pictures, which needs nothing but itself.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="DEVICE",
-    help="Where to compute: `auto` (a CUDA device when there is one), `cpu`, `cuda`, `cuda:1`.",
-)
+@device_option()
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the numbers and errors.")
 @click.version_option(__version__, prog_name="boom-inspect")

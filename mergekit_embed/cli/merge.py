@@ -19,7 +19,7 @@ from .console import (
     show_notes,
     shown_progress,
 )
-from .options import SETTINGS, markdown_help
+from .options import SETTINGS, device_option, markdown_help
 from .plans import show_plans
 from .results import as_dict, cost_of, point_of, summary
 
@@ -94,13 +94,7 @@ docs/recipe.md."""
     is_flag=True,
     help="Print what would be done (members, bytes, files, memory, disk) and stop.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="DEVICE",
-    help="Where to compute: `auto` (a CUDA device when there is one), `cpu`, `cuda`, `cuda:1`.",
-)
+@device_option()
 @click.option(
     "--memory",
     callback=bytes_from,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import rich_click as click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 """Of every command."""
@@ -26,3 +30,14 @@ report_option = click.option(
     help="Write a page about it (HTML with pictures, which needs nothing but itself).",
 )
 """For commands whose result has a page."""
+
+
+def device_option(what: str = "Where to compute") -> Callable[[Command], Command]:
+    """`--device`, with what happens there."""
+    return click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="DEVICE",
+        help=f"{what}: `auto` (a CUDA device when there is one), `cpu`, `cuda`, `cuda:1`.",
+    )

@@ -15,7 +15,7 @@ import rich_click as click
 
 from .. import __version__
 from .console import bytes_from, duration_of, ends_with_failure, run, size_of
-from .options import SETTINGS, json_option, markdown_help, report_option
+from .options import SETTINGS, device_option, json_option, markdown_help, report_option
 
 if TYPE_CHECKING:
     from ..search import SearchPreview, SearchResult
@@ -79,13 +79,7 @@ def cache_from(context: click.Context, parameter: click.Parameter, value: str) -
     is_flag=True,
     help="Check recipe, data and the headers of models, tell what would be done, and stop.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="DEVICE",
-    help="Where the model is: `auto` (a CUDA device when there is one), `cpu`, `cuda`, `cuda:1`.",
-)
+@device_option("Where the model is")
 @click.option(
     "--cache",
     default="auto",

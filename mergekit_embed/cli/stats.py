@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from .console import duration_of, ends_with_failure, show_notes, size_of
-from .options import SETTINGS, json_option, markdown_help
+from .options import SETTINGS, device_option, json_option, markdown_help
 
 if TYPE_CHECKING:
     from ..statistics import Collected
@@ -109,13 +109,7 @@ as much while it is measured. The Fisher is as large as the model in float32."""
     show_default=True,
     help="Of the losses.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="DEVICE",
-    help="Where to run the model: `auto` (a CUDA device when there is one), `cpu`, `cuda`.",
-)
+@device_option("Where to run the model")
 @click.option(
     "--seed",
     type=click.IntRange(min=0),

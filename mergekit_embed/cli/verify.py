@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from .console import ends_with_failure
-from .options import SETTINGS, json_option, markdown_help
+from .options import SETTINGS, device_option, json_option, markdown_help
 
 if TYPE_CHECKING:
     from ..engine.verify import Verified
@@ -45,7 +45,7 @@ Hashes find what changed by accident; they do not prove who wrote a model.
     show_default=True,
     help="How many parts are merged again.",
 )
-@click.option("--device", default="auto", show_default=True, help="Where to compute these.")
+@device_option("Where to compute these")
 @json_option
 @click.pass_context
 def verify(
