@@ -26,6 +26,8 @@ from study.page import page
 from study.setting import Setting
 from study.tables import TABLES, Table
 
+from mergekit_embed.process import claim
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "study"
 FINDINGS = HERE / "study" / "findings.md"
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--write", action="store_true", help="make docs/study.md from the results")
     given = parser.parse_args()
+    claim()
     if given.data is not None:
         if given.base is None:
             parser.error("--base is needed with --data")
