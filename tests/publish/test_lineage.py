@@ -222,7 +222,7 @@ def test_of_a_family_that_has_grown_too_large_the_farthest_are_left_out(
         own = {key: value for key, value in content.items() if key != "ancestors"}
         digests.append(content["digest"])
         sizes.append(len(json.dumps(own, indent=2)))
-    monkeypatch.setattr("mergekit_embed.engine.lineage.MAX_ANCESTORS", sum(sizes[1:]))
+    monkeypatch.setattr("mergekit_embed.engine.lineage.of_merge.MAX_ANCESTORS", sum(sizes[1:]))
     content = merged(recipe("third", "m2"))
     assert list(content["ancestors"]) == digests[:0:-1]
     assert [one.name for one in tree_of(OUT).branches] == ["third", "m2"]
