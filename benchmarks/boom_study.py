@@ -22,7 +22,7 @@ from typing import Any
 
 from study.compare import lines, told
 from study.lab import Lab
-from study.page import page
+from study.page import page, picture
 from study.setting import Setting
 from study.tables import TABLES, Table
 
@@ -109,6 +109,10 @@ def main() -> None:
         }
         findings = FINDINGS.read_text(encoding="utf-8") if FINDINGS.is_file() else ""
         PAGE.write_text(page(found, findings), encoding="utf-8")
+        for number, result in found.items():
+            drawn = picture(result)
+            if drawn is not None:
+                PAGE.with_name(f"study-{number}.svg").write_text(drawn, encoding="utf-8")
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ def _in_groups(members: Sequence[Any], base: Any) -> Any:
 
 
 EXPECTED: dict[str, Merged] = {
+    "best": lambda m, b: reference.multislerp(m, [40, 60, 80, 100], base=b),
     "boom": lambda m, b: reference.multislerp(m, [20, 40, 60, 80, 100], base=b),
     "codiemb": _in_groups,
     "incremental-boom": lambda m, b: reference.multislerp(m, [1, 1], base=b),

@@ -6,13 +6,14 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import boom_study
 import numpy as np
 import pytest
 from study.compare import lines, told
 from study.lab import Candidate, Cost, Lab
-from study.page import page
+from study.page import page, picture
 from study.setting import Setting, corpus_of
 from study.tables import TABLES, Table, full
 from tiny_models import WORDS, build_minilm
@@ -124,6 +125,28 @@ def test_a_table_is_made_once_and_told(setting: Setting, tmp_path: Path) -> None
     shown = page({2: result}, "Findings.")
     assert "### 2. Granularity" in shown
     assert shown.count("\n| ") == 1 + 1 + len(labels)
+    assert "(study-2.svg)" in shown
+    drawn = picture(result)
+    assert drawn is not None
+    told = ElementTree.fromstring(drawn)
+    assert told.get("role") == "img"
+    texts = [one.text for one in told.iter() if one.text]
+    assert "full corpus" in texts and "a member for every task" in texts and "base" not in texts
+    alone = {**result, "rows": [{**row, "out_of_domain": None} for row in result["rows"]]}
+    assert picture(alone) is None and "svg" not in page({2: alone}, "")
+
+
+def test_the_page_is_what_the_results_make() -> None:
+    results = {
+        content["table"]: content
+        for path in sorted(boom_study.RESULTS.glob("table-*.json"))
+        for content in [json.loads(path.read_text())]
+    }
+    assert results
+    findings = boom_study.FINDINGS.read_text(encoding="utf-8")
+    assert boom_study.PAGE.read_text(encoding="utf-8") == page(results, findings)
+    for number in results:
+        assert boom_study.PAGE.with_name(f"study-{number}.svg").is_file()
 
 
 def row_of(label: str, scores: np.ndarray[Any, Any]) -> Row:

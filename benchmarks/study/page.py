@@ -1,9 +1,13 @@
-"""docs/study.md, from the results of all tables."""
+"""docs/study.md and its pictures, from the results of all tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mergekit_embed.report.charts import Point, scatter
+from mergekit_embed.report.drawing import described
+from mergekit_embed.report.style import STYLE
 
 from .tables import TABLES
 
@@ -37,6 +41,33 @@ def page(results: Mapping[int, Mapping[str, Any]], findings: str) -> str:
     return "\n".join(parts)
 
 
+COLOURS = STYLE.partition("* {")[0] + "svg { color: var(--ink); background: var(--paper); }"
+"""Those of our pages, in light and dark, for a picture that is a file of its own."""
+
+
+def picture(result: Mapping[str, Any]) -> str | None:
+    """In-domain against out-of-domain means of a table's rows but the base; None without both."""
+    points = [
+        Point(row["label"], row["in_domain"]["mean"], row["out_of_domain"]["mean"])
+        for row in result["rows"]
+        if row["label"] != "base" and row["in_domain"] and row["out_of_domain"]
+    ]
+    if len(points) < 2:
+        return None
+    drawn = scatter(points, "in-domain mean", "out-of-domain mean", front="larger")
+    svg = described(drawn, _alt(points))
+    head, end, rest = svg.partition(">")
+    return f"{head}{end}<style>{COLOURS}</style>{rest}\n"
+
+
+def _alt(points: Sequence[Point]) -> str:
+    inside, outside = max(points, key=lambda one: one.x), max(points, key=lambda one: one.y)
+    return (
+        f"{len(points)} models by their means: {inside.label} is best in domain ({inside.x:.2f}), "
+        f"{outside.label} out of domain ({outside.y:.2f})"
+    )
+
+
 def _table(result: Mapping[str, Any], number: int, title: str, about: str) -> str:
     setting = result["setting"]
     seeds = ", ".join(str(seed) for seed in result["seeds"])
@@ -65,6 +96,8 @@ def _table(result: Mapping[str, Any], number: int, title: str, about: str) -> st
             f"{row['tokens'] / 1000:.0f} k",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    if picture(result) is not None:
+        lines.append(f"\n![In-domain against out-of-domain means](study-{number}.svg)")
     return "\n".join(lines) + "\n"
 
 
