@@ -47,17 +47,21 @@ COLOURS = STYLE.partition("* {")[0] + "svg { color: var(--ink); background: var(
 
 def picture(result: Mapping[str, Any]) -> str | None:
     """In-domain against out-of-domain means of a table's rows but the base; None without both."""
-    points = [
-        Point(row["label"], row["in_domain"]["mean"], row["out_of_domain"]["mean"])
-        for row in result["rows"]
-        if row["label"] != "base" and row["in_domain"] and row["out_of_domain"]
-    ]
+    points = _points_of(result)
     if len(points) < 2:
         return None
     drawn = scatter(points, "in-domain mean", "out-of-domain mean", front="larger")
     svg = described(drawn, _alt(points))
     head, end, rest = svg.partition(">")
     return f"{head}{end}<style>{COLOURS}</style>{rest}\n"
+
+
+def _points_of(result: Mapping[str, Any]) -> list[Point]:
+    return [
+        Point(row["label"], row["in_domain"]["mean"], row["out_of_domain"]["mean"])
+        for row in result["rows"]
+        if row["label"] != "base" and row["in_domain"] and row["out_of_domain"]
+    ]
 
 
 def _alt(points: Sequence[Point]) -> str:
@@ -96,7 +100,7 @@ def _table(result: Mapping[str, Any], number: int, title: str, about: str) -> st
             f"{row['tokens'] / 1000:.0f} k",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    if picture(result) is not None:
+    if len(_points_of(result)) > 1:
         lines.append(f"\n![In-domain against out-of-domain means](study-{number}.svg)")
     return "\n".join(lines) + "\n"
 

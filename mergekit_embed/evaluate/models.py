@@ -62,12 +62,11 @@ class Model:
             return load(self.source.recipe, device=device, dtype=dtype)
         return open_model(self.source.root, device, dtype)
 
-    def open_and_hash(self, device: str, dtype: str) -> tuple[SentenceTransformer, str]:
-        """What `open` and `revision` give; members of a recipe are read once for both."""
-        if isinstance(self.source, Plan):
-            model, digests = load_and_digest(self.source, device=device, dtype=dtype)
-            return model, merged_revision(self.source, digests)
-        return self.open(device, dtype), self.revision(device)
+    def merge(self, device: str, dtype: str) -> tuple[SentenceTransformer, str]:
+        """What `open` and `revision` give of a recipe, whose members are read once for both."""
+        assert isinstance(self.source, Plan)
+        model, digests = load_and_digest(self.source, device=device, dtype=dtype)
+        return model, merged_revision(self.source, digests)
 
 
 def open_models(references: Sequence[str]) -> tuple[Model, ...]:

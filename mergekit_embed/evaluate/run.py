@@ -155,17 +155,16 @@ class Evaluating:
         for turn in turns:
             if not turn.model.is_merged:
                 turn.units = self._units(turn.model, turn.model.revision(self._device))
-        left = [pair for turn in turns for pair in self._left(turn)]
-        total = sum(sum(self._costs(self._left(turn))) for turn in turns)
-        count = len(turns) * len(self._dimensions) * len(self._tasks)
-        self._progress.start(total, len(left), count - len(left))
+        left = [self._left(turn) for turn in turns]
+        units, count = sum(map(len, left)), len(turns) * len(self._dimensions) * len(self._tasks)
+        self._progress.start(sum(sum(self._costs(own)) for own in left), units, count - units)
         try:
             with quiet_libraries():
                 for turn in turns:
                     self._take(turn)
         except BaseException as error:
-            units = [unit for turn in turns for unit in turn.units]
-            kept = sum(self._known(unit.meta, unit.task) is not None for unit in units)
+            surveyed = [unit for turn in turns for unit in turn.units]
+            kept = sum(self._known(unit.meta, unit.task) is not None for unit in surveyed)
             if kept:
                 told = f"{kept} of {count} results are there"
                 error.add_note(f"{told}; the same command continues")
@@ -192,7 +191,7 @@ class Evaluating:
         expected, opened = self._left(turn), None
         if turn.model.is_merged:
             gc.collect()  # the model before holds itself, and its memory
-            opened, revision = turn.model.open_and_hash(self._device, self._settings.dtype)
+            opened, revision = turn.model.merge(self._device, self._settings.dtype)
             turn.units = self._units(turn.model, revision)
         elif expected:  # a model before this one may have had the same weights
             turn.units = [
@@ -213,8 +212,9 @@ class Evaluating:
 
     def _run_model(self, turn: _Turn, opened: SentenceTransformer) -> None:
         """Measure what is left of an open model."""
-        shortest = [self._settings.max_length, opened.max_seq_length]
-        opened.max_seq_length = min((one for one in shortest if one is not None), default=None)
+        wanted = self._settings.max_length
+        if wanted is not None:
+            opened.max_seq_length = min(wanted, opened.max_seq_length or wanted)
         longest = opened.get_embedding_dimension()
         for unit in turn.units:
             if unit.dimension is not None and longest and unit.dimension > longest:
