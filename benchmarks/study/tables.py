@@ -161,12 +161,12 @@ def methods(lab: Lab, seed: int) -> Rows:
     found += [_guided(lab, members, gamma, "tensor") for gamma in (-1.0, 0.0, 1.0, 2.0)]
     found += [_guided(lab, members, 1.0, unit) for unit in ("model", "layer", "row", "element")]
     found.append(positioned(lab, members, seed, "self_positioning"))
-    soup = {"strategy": "greedy_soup", "probe": 500, **lab.probe()}
+    small = {**lab.probe(), "probe": 500, "batch_size": 16}  # of which every data set has a batch
+    soup = {"strategy": "greedy_soup", **small}
     recipe = lab.recipe(members, "linear", weighed=False, search=soup)
     found.append(lab.searched("greedy soup", recipe, members, seed))
     evolved = {"strategy": "cma_es", "parameters": {"weight": [0.0, 1.0]}, "evaluations": 40}
-    evolved |= {"probe": 500}
-    recipe = lab.recipe(members, "task_arithmetic", weighed=False, search=evolved | lab.probe())
+    recipe = lab.recipe(members, "task_arithmetic", weighed=False, search=evolved | small)
     found.append(lab.searched("task arithmetic by CMA-ES", recipe, members, seed))
     return [*found, *(one.named(f"alone: {one.label}") for one in members), lab.base]
 
@@ -220,31 +220,33 @@ def positions(lab: Lab, seed: int) -> Rows:
     """What Self-Positioning finds, by its settings, and beside a grid on two members."""
     members = lab.trained([{"each": "task"}], seed)
     found = [full(lab, seed), lab.merged("multislerp", members, equal=True)]
+    short = {"steps": 50, "evaluate_every": 10}
     settings: Mapping[str, Mapping[str, Any]] = {
-        "mu 0": {"mu": 0.0},
+        "mu 0, 50 steps, probe of 2000 rows": {},
         "mu 0.05": {"mu": 0.05},
         "mu 0.1": {"mu": 0.1},
         "25 steps": {"steps": 25},
-        "200 steps": {"steps": 200},
-        "probe of 500 rows": {"probe": 500},
-        "probe of 8000 rows": {"probe": 8000},
+        "100 steps": {"steps": 100},
+        "probe of 1000 rows": {"probe": 1000},
+        "probe of 4000 rows": {"probe": 4000},
     }
-    found += [positioned(lab, members, seed, label, **own) for label, own in settings.items()]
-    found.append(_iterative(lab, members, seed))
+    for label, own in settings.items():
+        found.append(positioned(lab, members, seed, label, **{**short, **own}))
+    found.append(_iterative(lab, members, seed, short))
     pair = members[:2]
-    found.append(positioned(lab, pair, seed, "two members"))
+    found.append(positioned(lab, pair, seed, "two members", **short))
     for share in (0.25, 0.5, 0.75):
         found += _grid(lab, pair, share)
     return [*found, lab.base]
 
 
-def _iterative(lab: Lab, members: Rows, seed: int) -> Candidate:
+def _iterative(lab: Lab, members: Rows, seed: int, search: Mapping[str, Any]) -> Candidate:
     """Members joined one at a time, each time with a search of two."""
     present = members[0]
     for place, member in enumerate(members[1:], start=2):
         last = place == len(members)
         label = "one member after the other" if last else f"first {place}"
-        present = positioned(lab, [present, member], seed, label)
+        present = positioned(lab, [present, member], seed, label, **search)
     return present
 
 
