@@ -38,13 +38,10 @@ LIBRARIES = ("mergekit_embed", "torch", "transformers", "sentence-transformers",
 def run(table: Table, setting: Setting, seeds: list[int]) -> dict[str, Any]:
     """All rows of a table for all seeds, measured."""
     lab = Lab(setting)
-    trained = set(lab.corpus.train)
     measured = []
     for seed in seeds:
-        print(f"table {table.number}, seed {seed}: models", file=sys.stderr)
-        rows = table.rows(lab, seed)
-        print(f"table {table.number}, seed {seed}: {len(rows)} models to measure", file=sys.stderr)
-        measured.append((rows, lab.measured(rows, trained)))
+        print(f"table {table.number}, seed {seed}", file=sys.stderr)
+        measured.append(table.measured(lab, seed))
     return {
         "table": table.number,
         "title": table.title,
@@ -71,7 +68,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with train/ and dev/")
     parser.add_argument("--base", help="the folder of the model that members start from")
     parser.add_argument("--out", type=Path, default=Path("study"), help="default: study/")
-    parser.add_argument("--table", type=int, action="append", choices=range(8))
+    parser.add_argument("--table", type=int, action="append", choices=range(len(TABLES)))
     parser.add_argument("--seeds", default="1,2", help="default: 1,2")
     parser.add_argument("--scale", type=float, default=Setting.scale)
     parser.add_argument("--measured", type=float, default=Setting.measured)

@@ -40,8 +40,11 @@ class Line:
     cost: Cost
 
 
-Measured = Sequence[tuple[Sequence[Candidate], Comparison]]
-"""For every seed its candidates and what they reach, in the same order."""
+OfSeed = tuple[Sequence[Candidate], Comparison]
+"""Candidates of a seed, and what they reach, in the same order."""
+
+Measured = Sequence[OfSeed]
+"""For every seed."""
 
 
 def lines(measured: Measured) -> list[Line]:

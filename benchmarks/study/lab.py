@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from mergekit_embed import merge
 from mergekit_embed.evaluate.compare import Comparison, Row
 from mergekit_embed.evaluate.encoder import Settings
 from mergekit_embed.evaluate.models import open_models
@@ -75,11 +78,11 @@ class Lab:
             if names is None or name in names
         }
 
-    @property
-    def tasks(self) -> dict[str, Any]:
-        """What data sets of a task have in common."""
+    def tasks(self, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What some data sets of a task have in common."""
         loss = {"name": "info_nce", "parameters": {"temperature": self.setting.temperature}}
-        return {"retrieval": {"loss": loss}}
+        known = {one["kind"] for one in data.values()}
+        return {"retrieval": {"loss": loss}} if "retrieval" in known else {}
 
     @property
     def base(self) -> Candidate:
@@ -92,7 +95,6 @@ class Lab:
         seed: int,
         *,
         data: Mapping[str, Any] | None = None,
-        model: Path | None = None,
         **plan: Any,
     ) -> list[Candidate]:
         """The members of a plan, in the order of their names there.
@@ -101,7 +103,6 @@ class Lab:
             members: as a plan has them.
             seed: of all draws.
             data: data sets, all by default.
-            model: what members start from, the base by default.
             plan: other keys of the plan; those of `training` are added to the study's own.
         """
         own = self.setting
@@ -115,11 +116,12 @@ class Lab:
         }
         if "steps" in training:
             del training["epochs"]
+        data = self.data() if data is None else dict(data)
         content = {
-            "model": str((model or self.base.reference).resolve()),
+            "model": str(self.base.reference),
             "seed": seed,
-            "data": self.data() if data is None else dict(data),
-            "tasks": self.tasks,
+            "data": data,
+            "tasks": self.tasks(data),
             "members": list(members),
             "training": training,
             **plan,
@@ -128,6 +130,8 @@ class Lab:
         place.mkdir(parents=True, exist_ok=True)
         path = place / "study.yaml"
         write_yaml(path, content)
+        if not (place / "run").is_dir():
+            tell(f"training {', '.join(_named(entry) for entry in members)}")
         found: list[Candidate] = []
         for record in train(path, place / "run").members.values():
             weight = float(sum(one["rows"] for one in record["rows"].values()))
@@ -161,6 +165,14 @@ class Lab:
         write_yaml(path, recipe)
         return Candidate(label, path.resolve(), *_together(members))
 
+    def written(self, made: Candidate) -> Candidate:
+        """The model of a recipe as a folder, as a search needs its members."""
+        recipe = made.reference
+        place = self.setting.out / "merged" / digest(recipe.read_text(encoding="utf-8"))
+        if not place.is_dir():  # it appears whole
+            merge(recipe, place, device="cpu")
+        return Candidate(made.label, place.resolve(), made.weight, made.cost)
+
     def recipe(
         self,
         members: Sequence[Candidate],
@@ -171,11 +183,12 @@ class Lab:
         weighed: bool = True,
         **recipe: Any,
     ) -> dict[str, Any]:
-        """The recipe of a merge as plain data."""
+        """The recipe of a merge as plain data; weights sum to 1."""
         models: list[dict[str, Any]] = [{"model": str(one.reference)} for one in members]
         if weighed:
-            for model, one in zip(models, members, strict=True):
-                model["parameters"] = {"weight": 1.0 if equal else one.weight}
+            weights = [1.0 if equal else one.weight for one in members]
+            for model, weight in zip(models, weights, strict=True):
+                model["parameters"] = {"weight": weight / sum(weights)}
         content: dict[str, Any] = {"merge_method": method, "models": models, **recipe}
         if method not in {"linear", "karcher"}:
             content["base_model"] = str((base or self.base).reference)
@@ -191,31 +204,42 @@ class Lab:
         if not (place / "search.json").is_file():
             place.mkdir(parents=True, exist_ok=True)
             write_yaml(place / "study.yaml", content)
+            tell(f"searching {label}")
             search(place / "study.yaml", place, device=self.setting.device)
         report = json.loads((place / "search.json").read_text())
         weight, cost = _together(members)
         steps = len(report["losses"]) + len(report["judged"])
         return Candidate(label, found, weight, cost + Cost(searched=steps))
 
-    def probe(self, names: Sequence[str] | None = None) -> dict[str, Any]:
+    def probe(self) -> dict[str, Any]:
         """The `search` block of a study: its data and the way members are trained."""
+        data = self.data()
         return {
-            "data": self.data(names),
-            "tasks": self.tasks,
+            "data": data,
+            "tasks": self.tasks(data),
             "batch_size": self.setting.rows,
             "max_length": self.setting.max_length,
         }
 
-    def measured(self, candidates: Sequence[Candidate], trained: set[str]) -> Comparison:
-        """Models side by side on all dev tasks.
+    def measured(
+        self,
+        candidates: Sequence[Candidate],
+        trained: set[str],
+        names: Sequence[str] | None = None,
+    ) -> Comparison:
+        """Models side by side on dev tasks.
 
         Args:
             candidates: the models; each is measured once, whatever it is called.
             trained: data sets whose tasks count as in-domain.
+            names: of the tasks, all by default.
         """
-        folders = [str(folder) for folder in self.corpus.dev.values()]
-        inside = [name for name in self.corpus.dev if name in trained]
-        tasks = open_tasks(folders, inside, self.corpus.out_of_domain(trained))
+        names = list(self.corpus.dev) if names is None else names
+        folders = [str(self.corpus.dev[name]) for name in names]
+        inside = [name for name in names if name in trained]
+        outside = [name for name in names if name not in trained]
+        tasks = open_tasks(folders, inside, outside)
+        tell(f"measuring {len(candidates)} models in {len(names)} tasks")
         by_place = {one.reference: f"model-{i}" for i, one in enumerate(candidates)}
         references = [f"{name}={place}" for place, name in by_place.items()]
         found = Evaluating(
@@ -237,6 +261,16 @@ def _together(members: Sequence[Candidate]) -> tuple[float, Cost]:
 
 def _renamed(row: Row, label: str) -> Row:
     return Row(label, row.revision, row.dimension, row.scores, row.samples, row.seconds)
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    """A member of a plan, as it is there."""
+    return " ".join(f"{key} {value}" for key, value in entry.items())
+
+
+def tell(what: str) -> None:
+    """Say what is done now, as it may take minutes."""
+    print(f"{datetime.now():%H:%M:%S}  {what}", file=sys.stderr, flush=True)
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:

@@ -77,10 +77,6 @@ class Corpus:
     kinds: Mapping[str, str]
     dev: Mapping[str, Path]
 
-    def out_of_domain(self, trained: set[str]) -> list[str]:
-        """The dev tasks that have no training data among these data sets."""
-        return [name for name in self.dev if name not in trained]
-
 
 def corpus_of(setting: Setting) -> Corpus:
     """The data of a setting, cut to its scale in files beside the study."""

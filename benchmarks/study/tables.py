@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .lab import Candidate, Lab
+from mergekit_embed.evaluate.compare import Comparison, Row
+
+from .compare import OfSeed
+from .lab import Candidate, Cost, Lab
 
 Rows = list[Candidate]
 
@@ -30,7 +33,7 @@ RATES = (
 )
 """Learning rates, and how often the corpus is gone through at them."""
 
-WEIGHTLESS = frozenset({"median", "trimmed_mean", "ram", "ramplus_tl"})
+WEIGHTLESS = frozenset({"model_stock", "median", "trimmed_mean", "ram", "ramplus_tl"})
 """Methods that have no weights."""
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -56,12 +59,57 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its title, what it is about, and its rows."""
+    """A table: its title, what it is about, and its rows for a seed, measured."""
 
     number: int
     title: str
     about: str
-    rows: Callable[[Lab, int], Rows]
+    measured: Callable[[Lab, int], OfSeed]
+
+
+def side_by_side(rows: Callable[[Lab, int], Rows]) -> Callable[[Lab, int], OfSeed]:
+    """Models that are trained on the same data, measured on all tasks."""
+
+    def measured(lab: Lab, seed: int) -> OfSeed:
+        found = rows(lab, seed)
+        return found, lab.measured(found, set(lab.corpus.train))
+
+    return measured
+
+
+def left_out(rows: Callable[[Lab, int, Sequence[str]], Rows]) -> Callable[[Lab, int], OfSeed]:
+    """Every row is several models, each without one of the data sets, measured on its task alone.
+
+    The cost of a row is that of all its models.
+    """
+
+    def measured(lab: Lab, seed: int) -> OfSeed:
+        names = list(lab.corpus.train)
+        made: list[Rows] = []
+        found: list[Comparison] = []
+        for name in names:
+            others = [other for other in names if other != name]
+            made.append(rows(lab, seed, others))
+            found.append(lab.measured(made[-1], set(others), [name]))
+        joined = [_joined(models) for models in zip(*made, strict=True)]
+        together = [_together(own) for own in zip(*(one.rows for one in found), strict=True)]
+        return joined, Comparison(
+            tuple(task for one in found for task in one.tasks), tuple(together)
+        )
+
+    return measured
+
+
+def _joined(models: Sequence[Candidate]) -> Candidate:
+    first = models[0]
+    return Candidate(first.label, first.reference, 0.0, sum((one.cost for one in models), Cost()))
+
+
+def _together(rows: Sequence[Row]) -> Row:
+    """One row of what several reach, each in tasks of its own."""
+    scores = {name: score for row in rows for name, score in row.scores.items()}
+    samples = {name: own for row in rows for name, own in row.samples.items()}
+    return Row(rows[0].label, "", None, scores, samples, sum(row.seconds for row in rows))
 
 
 def full(lab: Lab, seed: int, label: str = "full corpus", **plan: Any) -> Candidate:
@@ -69,20 +117,15 @@ def full(lab: Lab, seed: int, label: str = "full corpus", **plan: Any) -> Candid
     return lab.trained([{"name": "full", "ratio": 100}], seed, **plan)[0].named(label)
 
 
-def bag(lab: Lab, seed: int, ratio: float, name: str | None = None) -> Candidate:
-    """A member trained on a random part of every data set."""
-    entry = {"ratio": ratio} | ({"name": name} if name else {})
-    return lab.trained([entry], seed)[0]
-
-
-def bags(lab: Lab, seed: int, ratios: Sequence[float]) -> Rows:
-    """Bags by their percents; equal ones draw other rows."""
+def bags(lab: Lab, seed: int, ratios: Sequence[float], **plan: Any) -> Rows:
+    """Members trained on random parts of every data set, in percent; equal ones have other rows."""
     names = [f"bag-{ratio:g}-{place}" for place, ratio in enumerate(ratios)]
     again = [ratios[:place].count(ratio) > 0 for place, ratio in enumerate(ratios)]
-    return [
-        bag(lab, seed, ratio, name if twice else None)
+    entries = [
+        {"ratio": ratio} | ({"name": name} if twice else {})
         for ratio, name, twice in zip(ratios, names, again, strict=True)
     ]
+    return [lab.trained([entry], seed, **plan)[0] for entry in entries]
 
 
 def settings(lab: Lab, seed: int) -> Rows:
@@ -186,6 +229,14 @@ def positioned(
     return lab.searched(label, recipe, members, seed)
 
 
+def unseen(lab: Lab, seed: int, names: Sequence[str]) -> Rows:
+    """The full corpus, and bags, of some data sets."""
+    data = lab.data(names)
+    members = bags(lab, seed, BAGS, data=data)
+    merged = lab.merged("bags {40, 60, 80, 100}", members)
+    return [full(lab, seed, data=data), merged, lab.base]
+
+
 def incremental(lab: Lab, seed: int) -> Rows:
     """Data sets arrive one after the other: an update member against training anew."""
     names = list(lab.corpus.train)
@@ -244,6 +295,8 @@ def _iterative(lab: Lab, members: Rows, seed: int, search: Mapping[str, Any]) ->
     """Members joined one at a time, each time with a search of two."""
     present = members[0]
     for place, member in enumerate(members[1:], start=2):
+        if place > 2:
+            present = lab.written(present)
         last = place == len(members)
         label = "one member after the other" if last else f"first {place}"
         present = positioned(lab, [present, member], seed, label, **search)
@@ -281,12 +334,37 @@ def codiemb(lab: Lab, seed: int) -> Rows:
 
 
 TABLES: tuple[Table, ...] = (
-    Table(0, "Settings", "The full corpus at several rates and lengths.", settings),
-    Table(1, "Schedules", "The full corpus once, its batches in every order.", schedules),
-    Table(2, "Granularity", "What one member is trained on. Merged by Multi-SLERP.", granularity),
-    Table(3, "Bags", "Bags against the full corpus, once and for as many steps.", bagging),
-    Table(4, "Methods", "Ways to merge the bags {40, 60, 80, 100}.", methods),
-    Table(5, "Incremental", "Three data sets arrive one after the other.", incremental),
-    Table(6, "Self-Positioning", "Members for each task, positioned on a probe set.", positions),
-    Table(7, "CoDiEmb", "Losses for retrieval and similarity, and fusion of a run.", codiemb),
+    Table(0, "Settings", "The full corpus at several rates and lengths.", side_by_side(settings)),
+    Table(
+        1, "Schedules", "The full corpus once, its batches in every order.", side_by_side(schedules)
+    ),
+    Table(
+        2,
+        "Granularity",
+        "What one member is trained on. Merged by Multi-SLERP.",
+        side_by_side(granularity),
+    ),
+    Table(
+        3,
+        "Bags",
+        "Bags against the full corpus, once and for as many steps.",
+        side_by_side(bagging),
+    ),
+    Table(4, "Methods", "Ways to merge the bags {40, 60, 80, 100}.", side_by_side(methods)),
+    Table(
+        5, "Incremental", "Three data sets arrive one after the other.", side_by_side(incremental)
+    ),
+    Table(
+        6,
+        "Self-Positioning",
+        "Members for each task, positioned on a probe set.",
+        side_by_side(positions),
+    ),
+    Table(
+        7,
+        "CoDiEmb",
+        "Losses for retrieval and similarity, and fusion of a run.",
+        side_by_side(codiemb),
+    ),
+    Table(8, "Left out", "Trained without a data set, and measured on its task.", left_out(unseen)),
 )
