@@ -273,7 +273,8 @@ def positions(lab: Lab, seed: int) -> Rows:
     found = [full(lab, seed), lab.merged("multislerp", members, equal=True)]
     short = {"steps": 50, "evaluate_every": 10}
     settings: Mapping[str, Mapping[str, Any]] = {
-        "mu 0, 50 steps, probe of 2000 rows": {},
+        "mu 0, rate 0.05, 50 steps, probe of 2000 rows": {},
+        "rate 0.01": {"learning_rate": 0.01},
         "mu 0.05": {"mu": 0.05},
         "mu 0.1": {"mu": 0.1},
         "25 steps": {"steps": 25},
