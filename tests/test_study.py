@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -130,7 +131,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_smaller_scale_has_fewer_rows_and_as_many_documents(setting: Setting) -> None:
+def test_a_smaller_scale_has_fewer_rows_and_as_many_documents(
+    setting: Setting, tmp_path: Path
+) -> None:
     corpus = corpus_of(setting)
     assert {name: len(rows_of(path)) for name, path in corpus.train.items()} == {
         "one-questions": 40,
@@ -144,6 +147,13 @@ def test_a_smaller_scale_has_fewer_rows_and_as_many_documents(setting: Setting) 
     }
     whole = {json.dumps(row) for row in rows_of(setting.data / "train" / "one-pairs.jsonl")}
     assert {json.dumps(row) for row in rows_of(corpus.train["one-pairs"])} < whole
+    cut = {name: rows_of(path) for name, path in corpus.train.items()}
+    for name, path in corpus.fresh.items():
+        fresh = rows_of(path)
+        assert len(fresh) >= 39
+        assert not [row for row in fresh if row in cut[name]]
+    assert set(corpus.fresh) == set(corpus.train)
+    assert corpus_of(replace(setting, scale=0.6, out=tmp_path)).fresh == {}
     found = corpus.dev["one-questions"]
     queries = {row["id"] for row in rows_of(found / "queries.jsonl")}
     assert len(queries) == 10

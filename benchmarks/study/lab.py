@@ -68,13 +68,15 @@ class Lab:
         self.setting = setting
         self.corpus = corpus_of(setting)
 
-    def data(self, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Data sets as a plan or a search names them."""
+    def data(
+        self, names: Sequence[str] | None = None, *, fresh: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """Data sets as a plan or a search names them; `fresh`: of rows nobody is trained on."""
         corpus = self.corpus
         return {
             name: {"path": str(path.resolve()), "kind": corpus.kinds[name]}
             | ({"negatives": 1} if corpus.kinds[name] == "classification" else {})
-            for name, path in corpus.train.items()
+            for name, path in (corpus.fresh if fresh else corpus.train).items()
             if names is None or name in names
         }
 
@@ -211,9 +213,9 @@ class Lab:
         steps = len(report["losses"]) + len(report["judged"])
         return Candidate(label, found, weight, cost + Cost(searched=steps))
 
-    def probe(self) -> dict[str, Any]:
+    def probe(self, *, fresh: bool = False) -> dict[str, Any]:
         """The `search` block of a study: its data and the way members are trained."""
-        data = self.data()
+        data = self.data(fresh=fresh)
         return {
             "data": data,
             "tasks": self.tasks(data),

@@ -70,11 +70,13 @@ class Corpus:
 
     Attributes:
         train: training files by the name of their data set; `kinds`: what their rows are.
+        fresh: as many other rows, which no model is trained on; none where the scale leaves none.
         dev: folders of dev tasks by name.
     """
 
     train: Mapping[str, Path]
     kinds: Mapping[str, str]
+    fresh: Mapping[str, Path]
     dev: Mapping[str, Path]
 
 
@@ -85,12 +87,16 @@ def corpus_of(setting: Setting) -> Corpus:
     dev = {path.name: path for path in sorted((setting.data / "dev").iterdir()) if path.is_dir()}
     kinds = {name: kind_of(next(_rows(path))) for name, path in train.items()}
     cut = {name: place / "train" / path.name for name, path in train.items()}
+    fresh = {name: place / "fresh" / path.name for name, path in train.items()}
     for name, path in train.items():
-        _sample(path, cut[name], setting.scale, "query" if kinds[name] == "retrieval" else None)
+        key = "query" if kinds[name] == "retrieval" else None
+        _sample(path, cut[name], setting.scale, key)
+        if setting.scale <= 0.5:
+            _sample(path, fresh[name], setting.scale, key, others=True)
     smaller = {name: place / "dev" / name for name in dev}
     for name, folder in dev.items():
         _sample_task(folder, smaller[name], setting.measured)
-    return Corpus(cut, kinds, smaller)
+    return Corpus(cut, kinds, fresh if setting.scale <= 0.5 else {}, smaller)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -105,19 +111,26 @@ def _draw(row: Mapping[str, Any], key: str | None = None) -> str:
     return digest(row if key is None else row[key])
 
 
-def _sample(path: Path, out: Path, part: float, key: str | None = None) -> None:
-    """Write the part of the rows that draw the least, in their order; of classes a part of each."""
+def _sample(
+    path: Path, out: Path, part: float, key: str | None = None, *, others: bool = False
+) -> None:
+    """Write the part of the rows that draw the least, in their order; of classes a part of each.
+
+    `others`: as many of those that follow.
+    """
     if out.exists():
         return
     rows = list(_rows(path))
     classes: dict[str, list[str]] = {}
     for row in rows:
         classes.setdefault(str(row.get("label")), []).append(_draw(row, key))
-    chosen = {
-        one
-        for own in classes.values()
-        for one in sorted(own)[: max(FEWEST, round(part * len(own)))]
-    }
+    first: set[str] = set()
+    following: set[str] = set()
+    for own in classes.values():
+        count, ordered = max(FEWEST, round(part * len(own))), sorted(own)
+        first |= set(ordered[:count])
+        following |= set(ordered[count : 2 * count])
+    chosen = following - first if others else first
     _write(out, [row for row in rows if _draw(row, key) in chosen])
 
 

@@ -207,6 +207,9 @@ def methods(lab: Lab, seed: int) -> Rows:
     found += [_guided(lab, members, gamma, "tensor") for gamma in (-1.0, 0.0, 1.0, 2.0)]
     found += [_guided(lab, members, 1.0, unit) for unit in ("model", "layer", "row", "element")]
     found.append(positioned(lab, members, seed, "self_positioning"))
+    if lab.corpus.fresh:
+        label = "self_positioning, a probe of other rows"
+        found.append(positioned(lab, members, seed, label, fresh=True))
     small = {**lab.probe(), "probe": 500, "batch_size": 16}  # of which every data set has a batch
     soup = {"strategy": "greedy_soup", **small}
     recipe = lab.recipe(members, "linear", weighed=False, search=soup)
@@ -224,10 +227,10 @@ def _guided(lab: Lab, members: Rows, gamma: float, granularity: str) -> Candidat
 
 
 def positioned(
-    lab: Lab, members: Rows, seed: int, label: str, probe: int = 2000, **search: Any
+    lab: Lab, members: Rows, seed: int, label: str, *, fresh: bool = False, **search: Any
 ) -> Candidate:
-    """Self-Positioning of some members on a probe set."""
-    own = {"probe": probe, "steps": 100, "evaluate_every": 20, **search, **lab.probe()}
+    """Self-Positioning of some members on a probe set, of rows that they know unless `fresh`."""
+    own = {"probe": 2000, "steps": 100, "evaluate_every": 20, **search, **lab.probe(fresh=fresh)}
     recipe = lab.recipe(members, "self_positioning", weighed=False, search=own)
     return lab.searched(label, recipe, members, seed)
 
@@ -287,6 +290,9 @@ def positions(lab: Lab, seed: int) -> Rows:
     }
     for label, own in settings.items():
         found.append(positioned(lab, members, seed, label, **{**short, **own}))
+    if lab.corpus.fresh:
+        label = "a probe of other rows"
+        found.append(positioned(lab, members, seed, label, fresh=True, **short))
     found.append(_iterative(lab, members, seed, short))
     pair = members[:2]
     found.append(positioned(lab, pair, seed, "two members", **short))
