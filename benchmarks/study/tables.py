@@ -206,18 +206,23 @@ def methods(lab: Lab, seed: int) -> Rows:
         found.append(lab.candidate(name, recipe, members))
     found += [_guided(lab, members, gamma, "tensor") for gamma in (-1.0, 0.0, 1.0, 2.0)]
     found += [_guided(lab, members, 1.0, unit) for unit in ("model", "layer", "row", "element")]
-    found.append(positioned(lab, members, seed, "self_positioning"))
+    found += _searched(lab, members, seed, "")
     if lab.corpus.fresh:
-        label = "self_positioning, a probe of other rows"
-        found.append(positioned(lab, members, seed, label, fresh=True))
-    small = {**lab.probe(), "probe": 500, "batch_size": 16}  # of which every data set has a batch
+        found += _searched(lab, members, seed, ", a probe of other rows", fresh=True)
+    return [*found, *(one.named(f"alone: {one.label}") for one in members), lab.base]
+
+
+def _searched(lab: Lab, members: Rows, seed: int, where: str, *, fresh: bool = False) -> Rows:
+    """Every search with a loss, on rows that members know, or on others."""
+    found = [positioned(lab, members, seed, f"self_positioning{where}", fresh=fresh)]
+    small = {**lab.probe(fresh=fresh), "probe": 500, "batch_size": 16}  # a batch of every data set
     soup = {"strategy": "greedy_soup", **small}
     recipe = lab.recipe(members, "linear", weighed=False, search=soup)
-    found.append(lab.searched("greedy soup", recipe, members, seed))
+    found.append(lab.searched(f"greedy soup{where}", recipe, members, seed))
     evolved = {"strategy": "cma_es", "parameters": {"weight": [0.0, 1.0]}, "evaluations": 40}
     recipe = lab.recipe(members, "task_arithmetic", weighed=False, search=evolved | small)
-    found.append(lab.searched("task arithmetic by CMA-ES", recipe, members, seed))
-    return [*found, *(one.named(f"alone: {one.label}") for one in members), lab.base]
+    found.append(lab.searched(f"task arithmetic by CMA-ES{where}", recipe, members, seed))
+    return found
 
 
 def _guided(lab: Lab, members: Rows, gamma: float, granularity: str) -> Candidate:
