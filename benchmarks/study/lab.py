@@ -228,6 +228,8 @@ class Lab:
         candidates: Sequence[Candidate],
         trained: set[str],
         names: Sequence[str] | None = None,
+        *,
+        whole: bool = False,
     ) -> Comparison:
         """Models side by side on dev tasks.
 
@@ -235,9 +237,11 @@ class Lab:
             candidates: the models; each is measured once, whatever it is called.
             trained: data sets whose tasks count as in-domain.
             names: of the tasks, all by default.
+            whole: on all of their texts, whatever the setting says.
         """
-        names = list(self.corpus.dev) if names is None else names
-        folders = [str(self.corpus.dev[name]) for name in names]
+        dev = self.corpus.whole if whole else self.corpus.dev
+        names = list(dev) if names is None else names
+        folders = [str(dev[name]) for name in names]
         inside = [name for name in names if name in trained]
         outside = [name for name in names if name not in trained]
         tasks = open_tasks(folders, inside, outside)

@@ -71,13 +71,14 @@ class Corpus:
     Attributes:
         train: training files by the name of their data set; `kinds`: what their rows are.
         fresh: as many other rows, which no model is trained on; none where the scale leaves none.
-        dev: folders of dev tasks by name.
+        dev: folders of dev tasks by name; `whole`: of the same before they were cut.
     """
 
     train: Mapping[str, Path]
     kinds: Mapping[str, str]
     fresh: Mapping[str, Path]
     dev: Mapping[str, Path]
+    whole: Mapping[str, Path]
 
 
 def corpus_of(setting: Setting) -> Corpus:
@@ -96,7 +97,7 @@ def corpus_of(setting: Setting) -> Corpus:
     smaller = {name: place / "dev" / name for name in dev}
     for name, folder in dev.items():
         _sample_task(folder, smaller[name], setting.measured)
-    return Corpus(cut, kinds, fresh if setting.scale <= 0.5 else {}, smaller)
+    return Corpus(cut, kinds, fresh if setting.scale <= 0.5 else {}, smaller, dev)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

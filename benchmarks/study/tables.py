@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from mergekit_embed.evaluate.compare import Comparison, Row
 
@@ -18,6 +21,9 @@ Rows = list[Candidate]
 
 BAGS = (40, 60, 80, 100)
 """The bags that methods are compared on, one of the sets that BOOM names effective."""
+
+BEST = Path(__file__).parents[2] / "recipes" / "best.yaml"
+"""The recipe that the study recommends."""
 
 RATES = (
     (2.5e-5, 1),
@@ -67,12 +73,14 @@ class Table:
     measured: Callable[[Lab, int], OfSeed]
 
 
-def side_by_side(rows: Callable[[Lab, int], Rows]) -> Callable[[Lab, int], OfSeed]:
-    """Models that are trained on the same data, measured on all tasks."""
+def side_by_side(
+    rows: Callable[[Lab, int], Rows], *, whole: bool = False
+) -> Callable[[Lab, int], OfSeed]:
+    """Models that are trained on the same data, measured on all tasks, `whole` or cut to scale."""
 
     def measured(lab: Lab, seed: int) -> OfSeed:
         found = rows(lab, seed)
-        return found, lab.measured(found, set(lab.corpus.train))
+        return found, lab.measured(found, set(lab.corpus.train), whole=whole)
 
     return measured
 
@@ -241,11 +249,28 @@ def positioned(
 
 
 def unseen(lab: Lab, seed: int, names: Sequence[str]) -> Rows:
-    """The full corpus, and bags, of some data sets."""
+    """The full corpus, and the recipe that the study recommends, of some data sets."""
     data = lab.data(names)
-    members = bags(lab, seed, BAGS, data=data)
-    merged = lab.merged("bags {40, 60, 80, 100}", members)
-    return [full(lab, seed, data=data), merged, lab.base]
+    return [full(lab, seed, data=data), recommended(lab, seed, data=data), lab.base]
+
+
+def recommendation(lab: Lab, seed: int) -> Rows:
+    """The full corpus, once and for as many steps, and the recipe that the study recommends."""
+    found = [full(lab, seed), recommended(lab, seed)]
+    longer = {"steps": 3 * found[0].cost.steps}
+    found.append(full(lab, seed, "full corpus, 3 times the steps", training=longer))
+    return [*found, lab.base]
+
+
+def recommended(lab: Lab, seed: int, **plan: Any) -> Candidate:
+    """What the recipe makes of bags of its names, `bag-PERCENT`."""
+    content = YAML(typ="safe").load(BEST)
+    names = [Path(model["model"]).name for model in content["models"]]
+    members = bags(lab, seed, [int(name.removeprefix("bag-")) for name in names], **plan)
+    for model, member in zip(content["models"], members, strict=True):
+        model["model"] = str(member.reference)
+    content["base_model"] = str(lab.base.reference)
+    return lab.candidate("recipes/best.yaml", content, members)
 
 
 def incremental(lab: Lab, seed: int) -> Rows:
@@ -382,4 +407,10 @@ TABLES: tuple[Table, ...] = (
         side_by_side(codiemb),
     ),
     Table(8, "Left out", "Trained without a data set, and measured on its task.", left_out(unseen)),
+    Table(
+        9,
+        "Recommendation",
+        "What the study recommends, on the whole of the dev tasks.",
+        side_by_side(recommendation, whole=True),
+    ),
 )
