@@ -39,8 +39,8 @@ RATES = (
 )
 """Learning rates, and how often the corpus is gone through at them."""
 
-WEIGHTLESS = frozenset({"model_stock", "median", "trimmed_mean", "ram", "ramplus_tl"})
-"""Methods that have no weights."""
+WEIGHTLESS = frozenset({"model_stock", "sce", "median", "trimmed_mean", "ram", "ramplus_tl"})
+"""Methods that have no weights, or that weigh members themselves."""
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "linear": {},
