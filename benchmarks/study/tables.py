@@ -228,8 +228,8 @@ def _searched(lab: Lab, members: Rows, seed: int, where: str, *, fresh: bool = F
     recipe = lab.recipe(members, "linear", weighed=False, search=soup)
     found.append(lab.searched(f"greedy soup{where}", recipe, members, seed))
     evolved = {"strategy": "cma_es", "parameters": {"weight": [0.0, 1.0]}, "evaluations": 40}
-    recipe = lab.recipe(members, "task_arithmetic", weighed=False, search=evolved | small)
-    found.append(lab.searched(f"task arithmetic by CMA-ES{where}", recipe, members, seed))
+    recipe = lab.recipe(members, "linear", weighed=False, search=evolved | small)
+    found.append(lab.searched(f"linear by CMA-ES{where}", recipe, members, seed))
     return found
 
 
