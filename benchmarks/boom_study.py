@@ -20,11 +20,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
 from study.compare import lines, told
 from study.lab import Lab
 from study.page import page, picture
-from study.setting import Setting
-from study.tables import TABLES, Table
+from study.setting import Setting, digest
+from study.tables import BEST, TABLES, Table
 
 from mergekit_embed.process import claim
 
@@ -37,7 +38,7 @@ LIBRARIES = ("mergekit_embed", "torch", "transformers", "sentence-transformers",
 
 def run(table: Table, setting: Setting, seeds: list[int]) -> dict[str, Any]:
     """All rows of a table for all seeds, measured."""
-    lab = Lab(setting)
+    lab = Lab(setting, whole=table.whole)
     measured = []
     for seed in seeds:
         print(f"table {table.number}, seed {seed}", file=sys.stderr)
@@ -45,8 +46,9 @@ def run(table: Table, setting: Setting, seeds: list[int]) -> dict[str, Any]:
     return {
         "table": table.number,
         "title": table.title,
-        "setting": setting.told,
+        "setting": setting.told | ({"measured": 1.0} if table.whole else {}),
         "seeds": seeds,
+        "best_recipe": digest(YAML(typ="safe").load(BEST)),
         "versions": {name: version(name) for name in LIBRARIES},
         "device": device(setting),
         "rows": told(lines(measured)),

@@ -62,10 +62,14 @@ class Candidate:
 
 
 class Lab:
-    """Makes and measures models; all that it makes lies in `setting.out`, by what it is."""
+    """Makes and measures models; all that it makes lies in `setting.out`, by what it is.
 
-    def __init__(self, setting: Setting):
-        self.setting = setting
+    Attributes:
+        whole: measure on all texts of the dev tasks, not on a part.
+    """
+
+    def __init__(self, setting: Setting, *, whole: bool = False):
+        self.setting, self.whole = setting, whole
         self.corpus = corpus_of(setting)
 
     def data(
@@ -228,8 +232,6 @@ class Lab:
         candidates: Sequence[Candidate],
         trained: set[str],
         names: Sequence[str] | None = None,
-        *,
-        whole: bool = False,
     ) -> Comparison:
         """Models side by side on dev tasks.
 
@@ -237,9 +239,8 @@ class Lab:
             candidates: the models; each is measured once, whatever it is called.
             trained: data sets whose tasks count as in-domain.
             names: of the tasks, all by default.
-            whole: on all of their texts, whatever the setting says.
         """
-        dev = self.corpus.whole if whole else self.corpus.dev
+        dev = self.corpus.whole if self.whole else self.corpus.dev
         names = list(dev) if names is None else names
         folders = [str(dev[name]) for name in names]
         inside = [name for name in names if name in trained]

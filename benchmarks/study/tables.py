@@ -65,22 +65,24 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its title, what it is about, and its rows for a seed, measured."""
+    """A table: its title, what it is about, and its rows for a seed, measured.
+
+    `whole`: on the whole of the dev tasks, at any scale.
+    """
 
     number: int
     title: str
     about: str
     measured: Callable[[Lab, int], OfSeed]
+    whole: bool = False
 
 
-def side_by_side(
-    rows: Callable[[Lab, int], Rows], *, whole: bool = False
-) -> Callable[[Lab, int], OfSeed]:
-    """Models that are trained on the same data, measured on all tasks, `whole` or cut to scale."""
+def side_by_side(rows: Callable[[Lab, int], Rows]) -> Callable[[Lab, int], OfSeed]:
+    """Models that are trained on the same data, measured on all tasks."""
 
     def measured(lab: Lab, seed: int) -> OfSeed:
         found = rows(lab, seed)
-        return found, lab.measured(found, set(lab.corpus.train), whole=whole)
+        return found, lab.measured(found, set(lab.corpus.train))
 
     return measured
 
@@ -411,6 +413,7 @@ TABLES: tuple[Table, ...] = (
         9,
         "Recommendation",
         "What the study recommends, on the whole of the dev tasks.",
-        side_by_side(recommendation, whole=True),
+        side_by_side(recommendation),
+        whole=True,
     ),
 )
