@@ -213,7 +213,7 @@ def test_the_page_is_what_the_results_make() -> None:
 
 
 def test_what_is_recommended_beats_the_full_corpus() -> None:
-    """As it was measured; the recipe must be the one that was, so a change of it needs a new run."""
+    """As it was measured, with the recipe as it is now: a change of it needs a new run."""
     result = json.loads((boom_study.RESULTS / "table-9.json").read_text())
     first, row, *_ = result["rows"]
     assert (first["label"], row["label"]) == ("full corpus", "recipes/best.yaml")
