@@ -187,7 +187,8 @@ def test_a_table_is_made_once_and_told(setting: Setting, tmp_path: Path) -> None
     assert after == before
     shown = page({2: result}, "Findings.")
     assert "### 2. Granularity" in shown
-    assert shown.count("\n| ") == 1 + 1 + len(labels)
+    assert shown.count("\n| ") == 2 * (1 + 1 + len(labels))
+    assert f"| full corpus | {whole['tasks']['one-pairs']:.2f} |" in shown
     assert "(study-2.svg)" in shown
     drawn = picture(result)
     assert drawn is not None

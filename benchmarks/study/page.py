@@ -102,7 +102,18 @@ def _table(result: Mapping[str, Any], number: int, title: str, about: str) -> st
         lines.append("| " + " | ".join(cells) + " |")
     if len(_points_of(result)) > 1:
         lines.append(f"\n![In-domain against out-of-domain means](study-{number}.svg)")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_tasks(result["rows"])]) + "\n"
+
+
+def _tasks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scores of every task, folded away."""
+    names = list(rows[0]["tasks"])
+    lines = ["<details><summary>Every task</summary>", ""]
+    lines += ["| model | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for row in rows:
+        scores = (f"{row['tasks'][name]:.2f}" for name in names)
+        lines.append("| " + " | ".join([row["label"], *scores]) + " |")
+    return [*lines, "", "</details>"]
 
 
 def _points(mean: Mapping[str, Any] | None) -> str:

@@ -191,8 +191,8 @@ def bagging(lab: Lab, seed: int) -> Rows:
         label = "bags {" + ", ".join(f"{ratio:g}" for ratio in ratios) + "}"
         found.append(lab.merged(label, bags(lab, seed, ratios)))
     longer = bags(lab, seed, BAGS, training={"epochs": 2})
-    found.append(lab.merged("bags {40, 60, 80, 100}, two epochs", longer))
-    found.append(lab.merged("bags {40, 60, 80, 100}, two epochs, a soup", longer, "linear"))
+    found.append(lab.merged("four bags, two epochs", longer))
+    found.append(lab.merged("four bags, two epochs, a soup", longer, "linear"))
     halves = lab.trained([{"ratio": 50}, {"complement": "bag-50"}], seed)
     found.append(lab.merged("bags {50, the other 50}", halves))
     steps = found[0].cost.steps

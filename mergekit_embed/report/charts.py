@@ -229,16 +229,17 @@ def scatter(
     *,
     front: Literal["larger", "smaller"] | None = None,
 ) -> str:
-    """Labelled points.
+    """Labelled points; where many crowd, some have no label.
 
     `front` joins those that no other beats, where larger (or smaller) is better on both axes.
     """
     known = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
     with drawn_alike():
         drawing, axes = _figure(4.4)
-        if front is not None:
-            best = pareto(known, front)
-            axes.plot([p.x for p in best], [p.y for p in best], color=GRID, linewidth=1.2, zorder=1)
+        leading = [] if front is None else pareto(known, front)
+        axes.plot(
+            [p.x for p in leading], [p.y for p in leading], color=GRID, linewidth=1.2, zorder=1
+        )
         for index, point in enumerate(known):
             axes.plot(
                 point.x,
@@ -252,7 +253,7 @@ def scatter(
         axes.set_xlabel(plain(x_label))
         axes.set_ylabel(plain(y_label))
         drawing.draw_without_rendering()
-        _label_points(axes, known)
+        _label_points(axes, [*leading, *(point for point in known if point not in leading)])
         return svg_of(drawing)
 
 
@@ -336,13 +337,12 @@ def _legend_columns(series: Sequence[Series]) -> int:
 
 
 def _label_points(axes: Axes, points: Sequence[Point]) -> None:
-    """Put each label where it lies over no other label and no point, if there is such a place."""
+    """Label each point, in this order, where the label lies over nothing; some may have none."""
     places = ((7, 0, "left"), (-7, 0, "right"), (0, 10, "center"), (0, -10, "center"),
               (7, 10, "left"), (7, -10, "left"), (-7, 10, "right"), (-7, -10, "right"))  # fmt: skip
     centres = [axes.transData.transform((point.x, point.y)) for point in points]
     taken: list[Any] = []
     for point in points:
-        choices: list[tuple[int, int, Any, Any]] = []
         for right, up, side in places:
             text = axes.annotate(
                 _short(plain(point.label)),
@@ -354,12 +354,9 @@ def _label_points(axes: Axes, points: Sequence[Point]) -> None:
                 fontsize=8.5,
             )
             box = text.get_window_extent()
-            hits = sum(box.overlaps(other) for other in taken)
-            hits += sum(box.contains(*centre) for centre in centres)
-            hits += 0 if axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 else 1
-            choices.append((hits, len(choices), text, box))
-        _, _, chosen, box = min(choices, key=lambda choice: choice[:2])
-        for _, _, text, _ in choices:
-            if text is not chosen:
-                text.remove()
-        taken.append(box)
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            hits = any(box.overlaps(other) for other in taken)
+            if inside and not hits and not any(box.contains(*centre) for centre in centres):
+                taken.append(box)
+                break
+            text.remove()
