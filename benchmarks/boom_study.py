@@ -25,7 +25,8 @@ from study.compare import lines, told
 from study.lab import Lab
 from study.page import page, picture
 from study.setting import Setting, digest
-from study.tables import BEST, TABLES, Table
+from study.table import Table
+from study.tables import BEST, TABLES
 
 from mergekit_embed.process import claim
 

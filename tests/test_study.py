@@ -21,7 +21,8 @@ from study.compare import lines, told
 from study.lab import Candidate, Cost, Lab
 from study.page import page, picture
 from study.setting import Setting, corpus_of, digest
-from study.tables import BEST, TABLES, Table, full, side_by_side
+from study.table import Table, side_by_side
+from study.tables import BEST, TABLES, full
 from tiny_models import WORDS, build_minilm
 from train.plans import write_rows
 
