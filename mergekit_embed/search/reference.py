@@ -91,9 +91,9 @@ all, and the others more. Batches are of one data set; a data set without rows f
 error. Texts are tokenised once, and negatives drawn once. Of each data set's batches a part is
 held out (`held_out`): points are judged on it, and gradients come from the rest.
 
-**Take rows that no member was trained on**, if there are any. On rows that it knows, the member that
-has seen most of them looks best, whatever it is worth elsewhere: in our [study](study.md) a greedy
-soup and CMA-ES found merges half and a third of a point better on other rows.
+**Take rows that no member was trained on**, if there are any. On rows that it knows, the member
+that has seen most of them looks best, whatever it is worth elsewhere: in our [study](study.md) a
+greedy soup and CMA-ES found merges half and a third of a point better on other rows.
 
 Every task counts the same: its loss is told as a multiple of what it was at the first point, so
 that a search begins at 1, and 0.9 is a tenth less in the mean of the tasks. Losses as they are do
