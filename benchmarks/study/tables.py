@@ -197,6 +197,10 @@ def recommendation(lab: Lab, seed: int) -> Rows:
     found = [full(lab, seed), recommended(lab, seed)]
     longer = {"steps": 3 * found[0].cost.steps}
     found.append(full(lab, seed, "full corpus, 3 times the steps", training=longer))
+    losses = codiemb_losses(lab)
+    found.append(full(lab, seed, "full corpus, CoDiEmb's losses", tasks=losses))
+    merged = recommended(lab, seed, tasks=losses)
+    found.append(merged.named("recipes/best.yaml, CoDiEmb's losses"))
     return [*found, lab.base]
 
 
@@ -293,22 +297,28 @@ def _grid(lab: Lab, pair: Rows, share: float) -> Rows:
 
 
 def codiemb(lab: Lab, seed: int) -> Rows:
-    """CoDiEmb's losses and its fusion, against InfoNCE with CoSENT and soups."""
-    hard = {"negatives": "hard", "temperature": lab.setting.temperature}
-    losses = {
-        "retrieval": {
-            "loss": {"name": "info_nce", "parameters": hard},
-            "mine": {"top": 30, "keep": 4, "below": 0.95},
-        },
-        "sts": {"loss": {"name": "codiemb_sts"}},
-    }
+    """CoDiEmb's losses and its fusion, against InfoNCE with CoSENT, soups and bags."""
+    losses = codiemb_losses(lab)
     plain = full(lab, seed, "InfoNCE and CoSENT")
     joint = full(lab, seed, "CoDiEmb's losses", tasks=losses)
     entry = {"name": "full", "ratio": 100, "checkpoints": [60, 80, 100]}
     run = lab.trained([entry], seed, tasks=losses)
     fused = _guided(lab, run, 1.0, "tensor").named("its checkpoints, fused by their deltas")
     soup = lab.merged("its checkpoints, a soup", run, "linear", equal=True)
-    return [plain, joint, fused, soup, lab.base]
+    merged = recommended(lab, seed, tasks=losses).named("bags {40, 60, 80, 100} with its losses")
+    return [plain, joint, fused, soup, merged, lab.base]
+
+
+def codiemb_losses(lab: Lab) -> dict[str, Any]:
+    """CoDiEmb's losses for retrieval, with mined negatives, and for similarity."""
+    hard = {"negatives": "hard", "temperature": lab.setting.temperature}
+    return {
+        "retrieval": {
+            "loss": {"name": "info_nce", "parameters": hard},
+            "mine": {"top": 30, "keep": 4, "below": 0.95},
+        },
+        "sts": {"loss": {"name": "codiemb_sts"}},
+    }
 
 
 TABLES: tuple[Table, ...] = (
