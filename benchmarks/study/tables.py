@@ -305,8 +305,11 @@ def codiemb(lab: Lab, seed: int) -> Rows:
     run = lab.trained([entry], seed, tasks=losses)
     fused = _guided(lab, run, 1.0, "tensor").named("its checkpoints, fused by their deltas")
     soup = lab.merged("its checkpoints, a soup", run, "linear", equal=True)
-    merged = recommended(lab, seed, tasks=losses).named("bags {40, 60, 80, 100} with its losses")
-    return [plain, joint, fused, soup, merged, lab.base]
+    found = [plain, joint, fused, soup]
+    members = bags(lab, seed, BAGS, tasks=losses)
+    found.append(lab.merged("four bags with its losses, Multi-SLERP", members))
+    merged = recommended(lab, seed, tasks=losses)
+    return [*found, merged.named("four bags with its losses, by how far layers moved"), lab.base]
 
 
 def codiemb_losses(lab: Lab) -> dict[str, Any]:
