@@ -15,18 +15,16 @@ import argparse
 import json
 import os
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from study.compare import lines, told
-from study.lab import Lab
+from study.lab import Lab, tell
 from study.page import page, picture
 from study.setting import Setting, digest
 from study.table import Table
-from study.tables import BEST, TABLES
+from study.tables import TABLES, best
 
 from mergekit_embed.process import claim
 
@@ -42,14 +40,14 @@ def run(table: Table, setting: Setting, seeds: list[int]) -> dict[str, Any]:
     lab = Lab(setting, whole=table.whole)
     measured = []
     for seed in seeds:
-        print(f"table {table.number}, seed {seed}", file=sys.stderr)
+        tell(f"table {table.number}, seed {seed}")
         measured.append(table.measured(lab, seed))
     return {
         "table": table.number,
         "title": table.title,
         "setting": setting.told | ({"measured": 1.0} if table.whole else {}),
         "seeds": seeds,
-        "best_recipe": digest(YAML(typ="safe").load(BEST)),
+        "best_recipe": digest(best()),
         "versions": {name: version(name) for name in LIBRARIES},
         "device": device(setting),
         "rows": told(lines(measured)),

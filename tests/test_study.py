@@ -18,13 +18,12 @@ from xml.etree import ElementTree
 import boom_study
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 from study.compare import lines, told
 from study.lab import Candidate, Cost, Lab
 from study.page import page, picture
 from study.setting import Setting, corpus_of, digest
-from study.table import Table, side_by_side
-from study.tables import BEST, TABLES, full
+from study.table import Table
+from study.tables import TABLES, best, full
 from tiny_models import WORDS, build_minilm
 from train.plans import write_rows
 
@@ -46,7 +45,7 @@ def without_garbage_of_libraries() -> Iterator[None]:
     gc.unfreeze()
 
 
-TABLE = Table(2, "Granularity", "What one member is trained on.", side_by_side(few))
+TABLE = Table(2, "Granularity", "What one member is trained on.", few)
 
 
 @pytest.fixture(scope="module")
@@ -111,19 +110,17 @@ def test_every_table_can_be_made(table: Table, setting: Setting) -> None:
 
 @pytest.mark.slow
 def test_a_killed_study_continues(setting: Setting, tmp_path: Path) -> None:
-    def command(out: Path) -> list[str]:
-        places = {"data": setting.data, "base": setting.base, "out": out, "results": out}
-        given = [f"--{name}={place}" for name, place in places.items()]
-        fixed = ["--table=1", "--seeds=1", "--device=cpu", "--scale=1"]
-        return [sys.executable, boom_study.__file__, *given, *fixed]
-
     out = tmp_path / "killed"
+    places = {"data": setting.data, "base": setting.base, "out": out, "results": out}
+    command = [sys.executable, boom_study.__file__]
+    command += [f"--{name}={place}" for name, place in places.items()]
+    command += ["--table=1", "--seeds=1", "--device=cpu", "--scale=1"]
     kept: set[tuple[int, Path]] = set()
     for awaited in (
         "trained/*/run/members/[!.]*/model.safetensors",
         "results/results/*/*/experiments/*/*.json",
     ):
-        life = subprocess.Popen(command(out), stderr=subprocess.DEVNULL)
+        life = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while life.poll() is None and len(list(out.glob(awaited))) < 3:
             time.sleep(0.01)
         life.send_signal(signal.SIGKILL)
@@ -133,7 +130,7 @@ def test_a_killed_study_continues(setting: Setting, tmp_path: Path) -> None:
         assert kept <= set(written)
         kept = set(written[:-1])  # the last may not have been told as done
     assert not (out / "table-1.json").exists()
-    subprocess.run(command(out), check=True)
+    subprocess.run(command, check=True)
     assert kept == {(path.stat().st_mtime_ns, path) for _, path in kept}
     defaults = {one.name: one.default for one in fields(Setting) if one.default is not MISSING}
     given = {**defaults, "scale": 1.0, "device": "cpu", "out": tmp_path / "whole"}
@@ -235,7 +232,7 @@ def test_what_is_recommended_beats_the_full_corpus() -> None:
     for group in ("in_domain", "out_of_domain"):
         assert row[group]["mean"] > first[group]["mean"]
         assert row[group]["interval"][0] > 0
-    assert result["best_recipe"] == digest(YAML(typ="safe").load(BEST))
+    assert result["best_recipe"] == digest(best())
 
 
 def row_of(label: str, scores: np.ndarray[Any, Any]) -> Row:

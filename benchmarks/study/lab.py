@@ -176,7 +176,7 @@ class Lab:
         recipe = made.reference
         place = self.setting.out / "merged" / digest(recipe.read_text(encoding="utf-8"))
         if not place.is_dir():  # it appears whole
-            merge(recipe, place, device="cpu")
+            merge(recipe, place, device=self.setting.device)
         return Candidate(made.label, place.resolve(), made.weight, made.cost)
 
     def recipe(

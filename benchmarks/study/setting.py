@@ -88,16 +88,17 @@ def corpus_of(setting: Setting) -> Corpus:
     dev = {path.name: path for path in sorted((setting.data / "dev").iterdir()) if path.is_dir()}
     kinds = {name: kind_of(next(_rows(path))) for name, path in train.items()}
     cut = {name: place / "train" / path.name for name, path in train.items()}
-    fresh = {name: place / "fresh" / path.name for name, path in train.items()}
+    left = train if setting.scale <= 0.5 else {}
+    fresh = {name: place / "fresh" / path.name for name, path in left.items()}
     for name, path in train.items():
         key = "query" if kinds[name] == "retrieval" else None
         _sample(path, cut[name], setting.scale, key)
-        if setting.scale <= 0.5:
+        if name in fresh:
             _sample(path, fresh[name], setting.scale, key, others=True)
     smaller = {name: place / "dev" / name for name in dev}
     for name, folder in dev.items():
         _sample_task(folder, smaller[name], setting.measured)
-    return Corpus(cut, kinds, fresh if setting.scale <= 0.5 else {}, smaller, dev)
+    return Corpus(cut, kinds, fresh, smaller, dev)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -15,49 +15,44 @@ Rows = list[Candidate]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its title, what it is about, and its rows for a seed, measured.
+    """Models that are trained on the same data, measured on all tasks.
 
-    `whole`: on the whole of the dev tasks, at any scale.
+    Attributes:
+        rows: of a lab and a seed.
+        whole: measured on the whole of the dev tasks, at any scale.
     """
 
     number: int
     title: str
     about: str
-    measured: Callable[[Lab, int], OfSeed]
+    rows: Callable[..., Rows]
     whole: bool = False
 
-
-def side_by_side(rows: Callable[[Lab, int], Rows]) -> Callable[[Lab, int], OfSeed]:
-    """Models that are trained on the same data, measured on all tasks."""
-
-    def measured(lab: Lab, seed: int) -> OfSeed:
-        found = rows(lab, seed)
+    def measured(self, lab: Lab, seed: int) -> OfSeed:
+        """The rows for a seed, and what they reach."""
+        found = self.rows(lab, seed)
         return found, lab.measured(found, set(lab.corpus.train))
 
-    return measured
 
-
-def left_out(rows: Callable[[Lab, int, Sequence[str]], Rows]) -> Callable[[Lab, int], OfSeed]:
+class LeftOut(Table):
     """Every row is several models, each without one of the data sets, measured on its task alone.
 
-    The cost of a row is that of all its models.
+    The cost of a row is that of all its models; `rows` are of a lab, a seed and the data sets.
     """
 
-    def measured(lab: Lab, seed: int) -> OfSeed:
+    def measured(self, lab: Lab, seed: int) -> OfSeed:
+        """The rows for a seed, and what they reach where they were not taught."""
         names = list(lab.corpus.train)
         made: list[Rows] = []
         found: list[Comparison] = []
         for name in names:
             others = [other for other in names if other != name]
-            made.append(rows(lab, seed, others))
+            made.append(self.rows(lab, seed, others))
             found.append(lab.measured(made[-1], set(others), [name]))
         joined = [_joined(models) for models in zip(*made, strict=True)]
         together = [_together(own) for own in zip(*(one.rows for one in found), strict=True)]
-        return joined, Comparison(
-            tuple(task for one in found for task in one.tasks), tuple(together)
-        )
-
-    return measured
+        tasks = tuple(task for one in found for task in one.tasks)
+        return joined, Comparison(tasks, tuple(together))
 
 
 def _joined(models: Sequence[Candidate]) -> Candidate:

@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from .lab import Candidate, Lab
-from .table import Rows, Table, left_out, side_by_side
+from .table import LeftOut, Rows, Table
 
 BAGS = (40, 60, 80, 100)
 """The bags that methods are compared on, one of the sets that BOOM names effective."""
@@ -204,9 +204,15 @@ def recommendation(lab: Lab, seed: int) -> Rows:
     return [*found, lab.base]
 
 
+def best() -> dict[str, Any]:
+    """The recipe that the study recommends, as it is shipped."""
+    content: dict[str, Any] = YAML(typ="safe").load(BEST)
+    return content
+
+
 def recommended(lab: Lab, seed: int, **plan: Any) -> Candidate:
     """What the recipe makes of bags of its names, `bag-PERCENT`."""
-    content = YAML(typ="safe").load(BEST)
+    content = best()
     names = [Path(model["model"]).name for model in content["models"]]
     members = bags(lab, seed, [int(name.removeprefix("bag-")) for name in names], **plan)
     for model, member in zip(content["models"], members, strict=True):
@@ -325,44 +331,20 @@ def codiemb_losses(lab: Lab) -> dict[str, Any]:
 
 
 TABLES: tuple[Table, ...] = (
-    Table(0, "Settings", "The full corpus at several rates and lengths.", side_by_side(settings)),
-    Table(
-        1, "Schedules", "The full corpus once, its batches in every order.", side_by_side(schedules)
-    ),
-    Table(
-        2,
-        "Granularity",
-        "What one member is trained on. Merged by Multi-SLERP.",
-        side_by_side(granularity),
-    ),
-    Table(
-        3,
-        "Bags",
-        "Bags against the full corpus, once and for as many steps.",
-        side_by_side(bagging),
-    ),
-    Table(4, "Methods", "Ways to merge the bags {40, 60, 80, 100}.", side_by_side(methods)),
-    Table(
-        5, "Incremental", "Three data sets arrive one after the other.", side_by_side(incremental)
-    ),
-    Table(
-        6,
-        "Self-Positioning",
-        "Members for each task, positioned on a probe set.",
-        side_by_side(positions),
-    ),
-    Table(
-        7,
-        "CoDiEmb",
-        "Losses for retrieval and similarity, and fusion of a run.",
-        side_by_side(codiemb),
-    ),
-    Table(8, "Left out", "Trained without a data set, and measured on its task.", left_out(unseen)),
+    Table(0, "Settings", "The full corpus at several rates and lengths.", settings),
+    Table(1, "Schedules", "The full corpus once, its batches in every order.", schedules),
+    Table(2, "Granularity", "What one member is trained on. Merged by Multi-SLERP.", granularity),
+    Table(3, "Bags", "Bags against the full corpus, once and for as many steps.", bagging),
+    Table(4, "Methods", "Ways to merge the bags {40, 60, 80, 100}.", methods),
+    Table(5, "Incremental", "Three data sets arrive one after the other.", incremental),
+    Table(6, "Self-Positioning", "Members for each task, positioned on a probe set.", positions),
+    Table(7, "CoDiEmb", "Losses for retrieval and similarity, and fusion of a run.", codiemb),
+    LeftOut(8, "Left out", "Trained without a data set, and measured on its task.", unseen),
     Table(
         9,
         "Recommendation",
         "What the study recommends, on the whole of the dev tasks.",
-        side_by_side(recommendation),
+        recommendation,
         whole=True,
     ),
 )
