@@ -160,3 +160,13 @@ def test_a_browser_shows_the_page(written: str, tmp_path: Path, dark: bool) -> N
     assert (paper.mean() < 0.3) == dark
     # Words and pictures: more than a few of the pixels differ much from the paper.
     assert (np.abs(pixels - paper).max(axis=-1) > 0.3).mean() > 0.02
+
+
+def test_a_crowd_of_points_is_labelled_from_the_front() -> None:
+    crowd = [report.Point(f"behind {i}", 1 + i / 1e4, 1 + i / 1e4) for i in range(30)]
+    front = report.Point("in front", 1.5, 1.5)
+    drawn = report.scatter([*crowd, front], "x", "y", front="larger")
+    assert "in front" in drawn
+    labelled = [point.label for point in crowd if f">{point.label}<" in drawn]
+    assert len(labelled) < 8  # one for each place beside the crowd, at most
+    assert labelled
